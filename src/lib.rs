@@ -1,0 +1,1 @@
+//! `idarts-compile`: architecture search by IDARTS, compiled to verified ONNX.
