@@ -1,1 +1,2 @@
 //! `idarts-compile`: architecture search by IDARTS, compiled to verified ONNX.
+pub mod genotype;
