@@ -65,7 +65,7 @@ pub enum Problem {
     EmptyFile,
     #[error("this is not UTF-8 text (byte 0x{byte:02x}); save the file as UTF-8")]
     NotUtf8 { byte: u8 },
-    #[error("control character U+{code:04X}: this is no text file, or it is damaged")]
+    #[error("control character U+{code:04X}: remove it; if there are more, this is no text file")]
     ControlCharacter { code: u32 },
     #[error("this is not YAML: {message}; correct the text there, or name a Python file .py")]
     NotYaml { message: String },
