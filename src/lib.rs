@@ -5,5 +5,3 @@ pub mod ir;
 pub mod kernels;
 pub mod lower;
 pub mod passes;
-#[cfg(feature = "train")]
-pub mod train;
