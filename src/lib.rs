@@ -1,2 +1,3 @@
 //! `idarts-compile`: architecture search by IDARTS, compiled to verified ONNX.
 pub mod ir;
+pub mod onnx;
