@@ -5,4 +5,5 @@ pub mod ir;
 #[cfg(feature = "train")]
 pub mod kernels;
 pub mod lower;
+pub mod onnx;
 pub mod passes;
