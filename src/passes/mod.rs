@@ -1,0 +1,2 @@
+//! Passes over the graph IR.
+pub mod plan;
