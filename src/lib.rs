@@ -7,3 +7,4 @@ pub mod kernels;
 pub mod lower;
 pub mod onnx;
 pub mod passes;
+pub mod runtime;
