@@ -178,8 +178,7 @@ fn wildcards(file: &str, tokens: &[Token]) -> Vec<Finding> {
         let on_op = arms.iter().flat_map(|a| &a.alternatives).any(|a| names_op(unwrapped(a)));
         for arm in arms.iter().filter(|a| on_op && !a.guarded && !a.test) {
             if arm.alternatives.iter().any(|a| catches_all(unwrapped(a))) {
-                let message =
-                    "catches every op not named; list them, so that a new op does not compile until it is answered for";
+                let message = "catches every op not named: list them, or ask about the named ones by `let ... else` or `matches!`";
                 out.push(Finding::new(file, arm.line, "wildcard", message));
             }
         }
