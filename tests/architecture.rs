@@ -63,6 +63,7 @@ pub const EXTERNAL: &[(&str, &[&str])] = &[
     ("gemm", &["kernels"]),
     ("image", &["data"]),
     ("indicatif", &["cli"]),
+    ("macerator", &["kernels"]),
     ("pollster", &["runtime"]),
     ("prost", &["onnx"]),
     ("rand", &["*"]),

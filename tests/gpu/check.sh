@@ -7,7 +7,7 @@
 #   --data ZIP_OR_DIR     training images; without it the built-in synthetic set
 #   --device DEVICE       cuda (default), vulkan, or cpu: a rehearsal with small sizes
 #   --out DIR             where logs and results go (default: a new folder below TMPDIR)
-#   --parity-binary PATH  the compiled `fixtures` test (cargo test --no-run prints its path); may be compressed as well
+#   --parity-binary PATH  the compiled `parity` test (cargo test --no-run prints its path); may be compressed as well
 #   --fixtures DIR        the reference tensors that this test reads
 #   --peer FILE           the PyTorch program to time against, where PyTorch is installed
 #   --minutes N           the limit of all parts together (default 8)
