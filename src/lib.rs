@@ -8,3 +8,5 @@ pub mod lower;
 pub mod onnx;
 pub mod passes;
 pub mod runtime;
+#[cfg(feature = "train")]
+pub mod train;
