@@ -15,6 +15,8 @@ mod autodiff;
 mod flex;
 pub mod ops;
 pub mod portable;
+#[cfg(test)]
+mod tests;
 
 use burn::{backend::Dispatch, tensor::Tensor};
 use ops::{KernelOps, Operands};

@@ -8,6 +8,7 @@ mod dead_code;
 mod fold_bn;
 mod fuse_activations;
 mod merge_reduce;
+pub mod plan;
 mod strip_training;
 
 use crate::ir::{IrError, Model, Verified, verify};
