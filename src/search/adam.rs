@@ -1,7 +1,8 @@
 //! Adam for the architecture parameters.
 //!
-//! Takes raw values and their gradient; changes the values as PyTorch's `Adam` does: the L2 term is added to the gradient, both
-//! moments are corrected for their start at 0. Clipping the gradient and freezing are left to the caller.
+//! Takes raw values and their gradient; changes the values as PyTorch's `Adam` does: the L2 term is added to the
+//! gradient, both moments are corrected for their start at 0. Clipping the gradient and freezing are left to the
+//! caller.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,9 @@
 //! The architecture parameters alpha and beta.
 //!
-//! Takes the shape of a cell and a seed; gives the raw values (logits), their softmaxed form, which the supernet takes as
-//! inputs, and the way back: gradients of the softmaxed values become gradients of the raw ones. One set of values serves all
-//! normal cells, another all reduction cells. The optimiser is `adam`; what is read from the values, `derive` and `stats`.
+//! Takes the shape of a cell and a seed; gives the raw values (logits), their softmaxed form, which the supernet takes
+//! as inputs, and the way back: gradients of the softmaxed values become gradients of the raw ones. One set of values
+//! serves all normal cells, another all reduction cells. The optimiser is `adam`; what is read from the values,
+//! `derive` and `stats`.
 
 use std::ops::Range;
 
@@ -19,8 +20,8 @@ pub const CELL_INPUTS: usize = 2;
 /// The standard deviation of the values at the start.
 const START: f32 = 1e-3;
 
-/// What a searched cell looks like. Node `i` has an edge from each of the two cell inputs and of the nodes before it; edges are
-/// numbered node by node and, within a node, input by input.
+/// What a searched cell looks like. Node `i` has an edge from each of the two cell inputs and of the nodes before it;
+/// edges are numbered node by node and, within a node, input by input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchShape {
@@ -29,7 +30,8 @@ pub struct ArchShape {
     none: Option<usize>,
 }
 
-/// One number per edge and primitive, and one per edge, for one cell type: raw values, softmaxed ones, gradients or moments.
+/// One number per edge and primitive, and one per edge, for one cell type: raw values, softmaxed ones, gradients or
+/// moments.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CellValues {
@@ -65,8 +67,8 @@ impl ArchShape {
     /// The cell of the DARTS papers: 4 nodes, 8 primitives, the first of which is `none`.
     pub const DARTS: Self = Self { nodes: 4, primitives: 8, none: Some(0) };
 
-    /// A cell of `nodes` intermediate nodes and `primitives` primitives per edge; `none` is the index of the primitive that
-    /// gives zeros and is never chosen.
+    /// A cell of `nodes` intermediate nodes and `primitives` primitives per edge; `none` is the index of the primitive
+    /// that gives zeros and is never chosen.
     ///
     /// # Errors
     /// [`SearchError::Shape`] if there is no node or nothing to choose.
@@ -99,8 +101,8 @@ impl ArchShape {
         self.first_edge(self.nodes)
     }
 
-    /// The edges into `node`. The position of an edge in this range is its input: 0 and 1 are the cell's inputs, 2 is the
-    /// first node.
+    /// The edges into `node`. The position of an edge in this range is its input: 0 and 1 are the cell's inputs, 2 is
+    /// the first node.
     pub fn edges_into(&self, node: usize) -> Range<usize> {
         self.first_edge(node)..self.first_edge(node + 1)
     }
@@ -146,7 +148,8 @@ impl ArchValues {
         squares.sum::<f64>().sqrt()
     }
 
-    /// Scales all values so that their norm is at most `limit`, as PyTorch's `clip_grad_norm_` does; gives the norm before.
+    /// Scales all values so that their norm is at most `limit`, as PyTorch's `clip_grad_norm_` does; gives the norm
+    /// before.
     pub fn clip(&mut self, limit: f64) -> f64 {
         let norm = self.norm();
         let scale = limit / (norm + 1e-6);
@@ -205,8 +208,8 @@ impl Arch {
         Self { shape, edge_normalisation, values }
     }
 
-    /// The weights that the supernet multiplies with: alpha softmaxed over the primitives of each edge, beta over the edges into
-    /// each node, or 1 without edge normalisation.
+    /// The weights that the supernet multiplies with: alpha softmaxed over the primitives of each edge, beta over the
+    /// edges into each node, or 1 without edge normalisation.
     pub fn weights(&self) -> ArchValues {
         let cell = |values: &CellValues| CellValues {
             alpha: values.alpha.chunks(self.shape.primitives()).flat_map(softmax).collect(),
@@ -219,8 +222,8 @@ impl Arch {
         ArchValues { normal: cell(&self.values.normal), reduce: cell(&self.values.reduce) }
     }
 
-    /// Turns the gradient of [`Self::weights`] into the gradient of the raw values. Without edge normalisation the gradient of
-    /// beta is 0.
+    /// Turns the gradient of [`Self::weights`] into the gradient of the raw values. Without edge normalisation the
+    /// gradient of beta is 0.
     pub fn backward(&self, gradient: &ArchValues) -> ArchValues {
         let weights = self.weights();
         let cell = |soft: &CellValues, gradient: &CellValues| {

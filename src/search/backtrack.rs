@@ -1,12 +1,13 @@
 //! Backtracking of alpha by beta (IDARTS, Eq. 5-14).
 //!
-//! Takes raw alpha and beta before and after an optimiser step, and the gradient of raw beta before weight decay; gives the
-//! moves of alpha. The paper leaves several points open: each is a switch of [`Backtracking`], the variants say what it means,
-//! and the first variant is the one that is used unless told otherwise. Computed in float64. When an epoch starts, what the step
-//! is and where the figures are logged is left to the search loop.
+//! Takes raw alpha and beta before and after an optimiser step, and the gradient of raw beta before weight decay; gives
+//! the moves of alpha. The paper leaves several points open: each is a switch of [`Backtracking`], the variants say
+//! what it means, and the first variant is the one that is used unless told otherwise. Computed in float64. When an
+//! epoch starts, what the step is and where the figures are logged is left to the search loop.
 //!
-//! `a`, `b` stand for raw alpha and beta before the step, `a'`, `b'` for those after it, `g` for the gradient of `b`, `l` for an
-//! edge, `m` for a primitive. Beta and the optimiser's moments stay as they are; the next step starts from the moved alpha.
+//! `a`, `b` stand for raw alpha and beta before the step, `a'`, `b'` for those after it, `g` for the gradient of `b`,
+//! `l` for an edge, `m` for a primitive. Beta and the optimiser's moments stay as they are; the next step starts from
+//! the moved alpha.
 
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +47,8 @@ pub struct Backtracking {
     pub cap: bool,
 }
 
-/// How zeta, the number of backtracked edges, runs over the epochs t (Eq. 14). S is the number of epochs, L that of edges.
+/// How zeta, the number of backtracked edges, runs over the epochs t (Eq. 14). S is the number of epochs, L that of
+/// edges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Zeta {
@@ -86,8 +88,8 @@ pub enum Reading {
     Element,
 }
 
-/// What stands for alpha in the division and the product of [`Reading::Edge`]; the ratio is one of raw values with both, because
-/// `g` is the gradient of raw beta and the move is one of raw alpha. [`Reading::Element`] has no alpha.
+/// What stands for alpha in the division and the product of [`Reading::Edge`]; the ratio is one of raw values with
+/// both, because `g` is the gradient of raw beta and the move is one of raw alpha. [`Reading::Element`] has no alpha.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Alpha {

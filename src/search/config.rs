@@ -1,17 +1,19 @@
 //! The configuration of a search.
 //!
-//! Takes layered YAML (`train::config_merge`) over one of the presets; gives a checked [`SearchConfig`] with the messages of its
-//! rescaling. The presets are data files beside this one; their comments say what each value means. A preset also says which
-//! values another method has. Running what is configured is left to the search loop.
+//! Takes layered YAML (`train::config_merge`) over one of the presets; gives a checked [`SearchConfig`] with the
+//! messages of its rescaling. The presets are data files beside this one; their comments say what each value means. A
+//! preset also says which values another method has. Running what is configured is left to the search loop.
 
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
+use super::SearchError;
 use super::adam::AdamConstants;
+use super::arch::ArchShape;
 use super::backtrack::{Backtracking, Zeta};
 use crate::train::ConfigError;
 use crate::train::config::{Augmentation, Network, SgdConfig};
-use crate::train::config_check::{End, above_zero, fault, positive, within};
+use crate::train::config_check::{End, above_zero, absent_or_above_zero, fault, positive, within};
 use crate::train::config_merge::{Fault, Layers};
 use crate::train::recipe::{Recipe, Scaling};
 use crate::train::schedule::{Schedule, WarmUp};
@@ -115,6 +117,12 @@ const PRESETS: [(&str, &str); 3] = [
     ("quick", include_str!("presets/quick.yaml")),
 ];
 
+/// The primitive that gives zeros and is never chosen.
+const NONE: &str = "none";
+
+/// Far above what is useful, and far below what makes the number of edges overflow.
+const MOST_NODES: usize = 64;
+
 /// The key of a preset that is no key of the configuration: values by method.
 const METHODS: &str = "methods";
 
@@ -129,12 +137,12 @@ impl SearchConfig {
         Ok(layers)
     }
 
-    /// The checked configuration with the values of its method, scaled to its batch size and epochs (`train::recipe` says how),
-    /// and the messages about that for the log. The result is its own recipe, so that recording and reading it again changes
-    /// nothing.
+    /// The checked configuration with the values of its method, scaled to its batch size and epochs (`train::recipe`
+    /// says how), and the messages about that for the log. The result is its own recipe, so that recording and reading
+    /// it again changes nothing.
     ///
-    /// Lambda scales so that zeta is where it is in the recipe at the same relative progress: a growing zeta has the recipe's
-    /// last value in the last epoch, a constant one the recipe's value.
+    /// Lambda scales so that zeta is where it is in the recipe at the same relative progress: a growing zeta has the
+    /// recipe's last value in the last epoch, a constant one the recipe's value.
     ///
     /// # Errors
     /// A value of the wrong type, or one that breaks a rule, with the source that gave it.
@@ -166,6 +174,15 @@ impl SearchConfig {
     /// Whether the architecture gradient is of second order.
     pub fn second_order(&self) -> bool {
         self.method == Method::Darts2nd
+    }
+
+    /// The shape of a searched cell.
+    ///
+    /// # Errors
+    /// There is nothing to choose; not for a configuration that was checked.
+    pub fn shape(&self) -> Result<ArchShape, SearchError> {
+        let none = self.primitives.iter().position(|name| name == NONE);
+        ArchShape::new(self.nodes, self.primitives.len(), none)
     }
 
     /// How many of `edges` edges are backtracked in `epoch`; always 0 for other methods than `idarts`.
@@ -210,9 +227,9 @@ impl SearchConfig {
                 self.arch.frozen_until
             ));
         }
-        // One edge more than any cell has here: zeta is 0 for all sizes of cells.
-        let edges = self.nodes * (self.nodes + 3) / 2;
-        if self.backtracks() && (0..epochs).all(|epoch| self.zeta(epoch, edges) == 0) {
+        // Zeta never falls, so the last epoch tells.
+        let edges = self.shape().map_or(0, |shape| shape.edges());
+        if self.backtracks() && self.zeta(epochs - 1, edges) == 0 {
             scaling.note(format!(
                 "backtracking moves nothing: zeta stays 0 in {epochs} epochs with backtracking.start {} and lambda {}",
                 self.backtracking.start, self.backtracking.lambda
@@ -228,7 +245,7 @@ impl SearchConfig {
     }
 
     fn check(&self) -> Result<(), Fault> {
-        for (key, value) in [
+        above_zero([
             ("recipe.batch_size", self.recipe.batch_size),
             ("recipe.epochs", self.recipe.epochs),
             ("channels", self.channels),
@@ -237,17 +254,15 @@ impl SearchConfig {
             ("partial_channels", self.partial_channels),
             ("epochs", self.epochs),
             ("batch_size", self.batch_size),
-        ] {
-            above_zero(key, value)?;
-        }
-        for (key, value) in [
+        ])?;
+        absent_or_above_zero([
             ("classes", self.classes),
             ("image_size", self.image_size),
             ("subset", self.subset),
             ("threads", self.threads),
-            ("augmentation.cutout", self.augmentation.cutout),
-        ] {
-            value.map_or(Ok(()), |value| above_zero(key, value))?;
+        ])?;
+        if self.nodes > MOST_NODES {
+            return Err(fault("nodes", self.nodes, format!("more than {MOST_NODES} cannot be searched")));
         }
         if !self.channels.is_multiple_of(self.partial_channels) {
             let rule = format!("it must divide channels, which is {}", self.channels);
@@ -261,7 +276,7 @@ impl SearchConfig {
         if let Some((_, name)) = twice {
             return Err(fault("primitives", self.primitives.join(", "), format!("`{name}` may be there only once")));
         }
-        if !self.primitives.iter().any(|name| name != "none") {
+        if !self.primitives.iter().any(|name| name != NONE) {
             let rule = "there must be a primitive besides none";
             return Err(fault("primitives", format!("[{}]", self.primitives.join(", ")), rule));
         }
@@ -310,3 +325,6 @@ fn with_method(layers: &Layers, method: Method) -> Result<Layers, ConfigError> {
     }
     Ok(layers)
 }
+
+#[cfg(test)]
+mod tests;

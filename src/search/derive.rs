@@ -1,7 +1,7 @@
 //! The genotype rule: from architecture weights to the choice of a discrete cell.
 //!
-//! Takes the softmaxed weights of a cell; gives for every node its two strongest inputs with the best primitive on each. The
-//! names of primitives and the genotype file are left to the module `genotype`.
+//! Takes the softmaxed weights of a cell; gives for every node its two strongest inputs with the best primitive on
+//! each. The names of primitives and the genotype file are left to the module `genotype`.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +30,8 @@ pub struct Derived {
 
 /// Applies the rule to both cell types. `weights` are softmaxed, as [`super::arch::Arch::weights`] gives them.
 ///
-/// The score of primitive `m` on edge `l` is `alpha[l, m] * beta[l]`. On an edge the primitive with the largest score counts,
-/// `none` aside; into a node the two edges with the largest such scores are kept. Ties go to the lower index.
+/// The score of primitive `m` on edge `l` is `alpha[l, m] * beta[l]`. On an edge the primitive with the largest score
+/// counts, `none` aside; into a node the two edges with the largest such scores are kept. Ties go to the lower index.
 ///
 /// # Errors
 /// [`SearchError::NotFinite`] or [`SearchError::Length`], because NaN has no order and another shape no meaning.

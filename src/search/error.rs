@@ -9,7 +9,7 @@ use crate::train::ConfigError;
 pub enum SearchError {
     /// The configuration is refused.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(Box<ConfigError>),
     /// A cell that cannot be searched.
     #[error("a cell of {nodes} nodes with {primitives} primitives leaves nothing to choose: {rule}")]
     Shape {
@@ -32,7 +32,7 @@ pub enum SearchError {
     },
     /// The search diverged.
     #[error(
-        "{what} is {value} on edge {edge}: the search has diverged; a lower weights.lr or arch.lr, or weights.clip, helps"
+        "{what} is {value} on edge {edge}: the search has diverged; try a lower weights.lr or arch.lr, or weights.clip"
     )]
     NotFinite {
         /// Which values, such as `alpha of the normal cell`.
@@ -42,4 +42,10 @@ pub enum SearchError {
         /// The value.
         value: f32,
     },
+}
+
+impl From<ConfigError> for SearchError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(Box::new(error))
+    }
 }

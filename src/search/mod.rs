@@ -1,6 +1,7 @@
 //! The architecture search: its parameters, how they move, and what is read from them.
 //!
-//! Takes a configuration and gradients of the supernet; gives a choice of primitives and inputs for every node of both cells.
+//! Takes a configuration and gradients of the supernet; gives a choice of primitives and inputs for every node of both
+//! cells.
 
 pub mod adam;
 pub mod arch;

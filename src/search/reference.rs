@@ -1,6 +1,7 @@
 //! Reference values for the tests of the search.
 //!
-//! Takes the environment; gives paths and tensors of the PyTorch reference, or `None` where a checkout does not have them.
+//! Takes the environment; gives paths and tensors of the PyTorch reference, or `None` where a checkout does not have
+//! them.
 
 use std::path::PathBuf;
 

@@ -1,12 +1,12 @@
 //! The configuration of retraining, and the parts that the search's configuration shares.
 //!
-//! Takes layered YAML (`config_merge`) over one of the presets; gives a checked [`TrainConfig`] with the messages of its
-//! rescaling. The presets are data files beside this one; their comments say what each value means. Running what is configured
-//! is left to the fit loop.
+//! Takes layered YAML (`config_merge`) over one of the presets; gives a checked [`TrainConfig`] with the messages of
+//! its rescaling. The presets are data files beside this one; their comments say what each value means. Running what is
+//! configured is left to the fit loop.
 
 use serde::{Deserialize, Serialize};
 
-use super::config_check::{End, above_zero, fault, positive, within};
+use super::config_check::{End, above_zero, absent_or_above_zero, fault, positive, within};
 use super::config_error::ConfigError;
 use super::config_merge::{Fault, Layers};
 use super::recipe::{Recipe, Scaling};
@@ -135,8 +135,8 @@ impl TrainConfig {
         Layers::from_presets("train", &PRESETS, preset)
     }
 
-    /// The checked configuration, scaled to its batch size and epochs (`recipe` says how), and the messages about that for the
-    /// log. The result is its own recipe, so that recording and reading it again changes nothing.
+    /// The checked configuration, scaled to its batch size and epochs (`recipe` says how), and the messages about that
+    /// for the log. The result is its own recipe, so that recording and reading it again changes nothing.
     ///
     /// # Errors
     /// A value of the wrong type, or one that breaks a rule, with the source that gave it.
@@ -157,20 +157,19 @@ impl TrainConfig {
     }
 
     fn check(&self) -> Result<(), Fault> {
-        above_zero("recipe.batch_size", self.recipe.batch_size)?;
-        above_zero("recipe.epochs", self.recipe.epochs)?;
-        above_zero("channels", self.channels)?;
-        above_zero("cells", self.cells)?;
-        above_zero("batch_size", self.batch_size)?;
-        for (key, value) in [
+        above_zero([
+            ("recipe.batch_size", self.recipe.batch_size),
+            ("recipe.epochs", self.recipe.epochs),
+            ("channels", self.channels),
+            ("cells", self.cells),
+            ("batch_size", self.batch_size),
+        ])?;
+        absent_or_above_zero([
             ("classes", self.classes),
             ("image_size", self.image_size),
             ("subset", self.subset),
             ("threads", self.threads),
-            ("augmentation.cutout", self.augmentation.cutout),
-        ] {
-            value.map_or(Ok(()), |value| above_zero(key, value))?;
-        }
+        ])?;
         self.weights.check()?;
         within("drop_path", self.drop_path, 0.0, 1.0, End::Excluded)?;
         within("auxiliary_weight", self.auxiliary_weight, 0.0, f64::MAX, End::Included)?;
@@ -216,6 +215,7 @@ impl Augmentation {
     /// # Errors
     /// The first value that makes no sense.
     pub fn check(&self, image_size: Option<usize>) -> Result<(), Fault> {
+        absent_or_above_zero([("augmentation.cutout", self.cutout)])?;
         if self.frame == Frame::RandomResized && image_size.is_none() {
             return Err(fault("augmentation.frame", "random-resized", "that needs a size: give image_size in pixels"));
         }
@@ -225,5 +225,89 @@ impl Augmentation {
             return Err(fault("augmentation.colour_jitter", format!("{jitter:?}"), rule));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::train::config_merge::record;
+
+    fn resolve(preset: &str, settings: &[&str]) -> (TrainConfig, String) {
+        let mut layers = TrainConfig::layers(preset).unwrap();
+        settings.iter().for_each(|s| layers.set(s).unwrap());
+        let (config, messages) = TrainConfig::resolved(&layers).unwrap();
+        (config, messages.join("\n"))
+    }
+
+    #[test]
+    fn the_cifar_preset_is_the_published_recipe() {
+        let (config, messages) = resolve("cifar10", &[]);
+        assert_eq!((config.cells, config.channels, config.epochs, config.batch_size), (20, 36, 600, 128));
+        assert_eq!((config.drop_path, config.auxiliary_weight, config.label_smoothing), (0.3, 0.4, 0.0));
+        assert_eq!(
+            (config.weights.weight_decay, config.weights.clip, config.augmentation.cutout),
+            (3e-4, Some(5.0), Some(16))
+        );
+        assert!((config.schedule().rate(300) - 0.0125).abs() < 1e-12);
+        assert_eq!(messages, "");
+    }
+
+    #[test]
+    fn the_imagenet_preset_is_the_published_recipe() {
+        let (config, messages) = resolve("imagenet", &[]);
+        assert_eq!((config.cells, config.channels, config.epochs, config.batch_size), (14, 48, 250, 1024));
+        assert_eq!((config.drop_path, config.auxiliary_weight, config.label_smoothing), (0.0, 0.4, 0.1));
+        assert_eq!((config.image_size, config.augmentation.colour_jitter), (Some(224), Some([0.4, 0.4, 0.4, 0.2])));
+        let rates = config.schedule();
+        assert!((rates.rate(0) - 0.1).abs() < 1e-12 && (rates.rate(249) - 0.5 / 1225.0).abs() < 1e-12);
+        assert_eq!(messages, "");
+    }
+
+    #[test]
+    fn rates_scale_with_the_batch_and_epoch_numbers_with_the_epochs() {
+        let (config, messages) = resolve("imagenet", &["batch_size=256", "epochs=100"]);
+        assert_eq!((config.weights.lr, config.weights.warmup_epochs, config.weights.tail_epochs), (0.125, 2, 2));
+        assert_eq!(messages.lines().count(), 3, "{messages}");
+        assert!(messages.contains("weights.lr is 0.125 instead of 0.5, because the batch size is 256 instead of 1024"));
+        let (config, messages) = resolve("imagenet", &["weights.lr=0.3", "batch_size=256"]);
+        assert_eq!((config.weights.lr, messages.as_str()), (0.3, ""));
+    }
+
+    #[test]
+    fn no_epochs_are_a_run_too() {
+        let (config, _) = resolve("imagenet", &["epochs=0"]);
+        assert_eq!((config.epochs, config.weights.warmup_epochs), (0, 0));
+        let mut layers = TrainConfig::layers("cifar10").unwrap();
+        layers.text(Path::new("config.yaml"), &record(&config, "").unwrap()).unwrap();
+        assert_eq!(TrainConfig::resolved(&layers).unwrap(), (config, vec![]));
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused() {
+        for (setting, part) in [
+            ("drop_path=1", "`drop_path` is 1, but it must be 0 or more and below 1"),
+            ("auxiliary_weight=-0.1", "`auxiliary_weight` is -0.1, but it must be 0 or more, and finite"),
+            ("weights.clip=0", "`weights.clip` is 0, but it must be above 0"),
+            ("subset=0", "`subset` is 0, but it must be at least 1"),
+            ("network=mnist", "`network` cannot be mnist: unknown variant `mnist`, expected `cifar` or `imagenet`"),
+            ("seed=x", "`seed` cannot be x: invalid type"),
+        ] {
+            let mut layers = TrainConfig::layers("quick").unwrap();
+            layers.set(setting).unwrap();
+            let message = TrainConfig::resolved(&layers).unwrap_err().to_string();
+            assert!(message.contains(part) && message.contains("--set"), "{setting}: {message}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_preset_is_answered_with_the_known_ones() {
+        let message = TrainConfig::layers("cifar").unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "there is no preset `cifar` of the train configuration: the presets are cifar10, imagenet, quick"
+        );
     }
 }

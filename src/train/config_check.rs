@@ -19,12 +19,23 @@ pub fn fault(key: &'static str, found: impl ToString, rule: impl Into<String>) -
     Fault { key, found: found.to_string(), rule: rule.into() }
 }
 
-/// Checks that a count is not 0.
+/// Checks that none of the counts is 0.
 ///
 /// # Errors
-/// It is.
-pub fn above_zero(key: &'static str, value: usize) -> Result<(), Fault> {
-    if value > 0 { Ok(()) } else { Err(fault(key, value, "it must be at least 1")) }
+/// One is; the first such.
+pub fn above_zero(counts: impl IntoIterator<Item = (&'static str, usize)>) -> Result<(), Fault> {
+    match counts.into_iter().find(|(_, count)| *count == 0) {
+        Some((key, count)) => Err(fault(key, count, "it must be at least 1")),
+        None => Ok(()),
+    }
+}
+
+/// As [`above_zero`], of counts that may be absent.
+///
+/// # Errors
+/// One is 0; the first such.
+pub fn absent_or_above_zero(counts: impl IntoIterator<Item = (&'static str, Option<usize>)>) -> Result<(), Fault> {
+    above_zero(counts.into_iter().filter_map(|(key, count)| Some((key, count?))))
 }
 
 /// Checks that a value is finite and above 0.

@@ -1,7 +1,8 @@
 //! Dotted keys in nested YAML mappings.
 //!
-//! Takes a mapping that has every known key, and a key or a part of a configuration; gives values, leaves with their whole keys, or
-//! the nearest known key for a message. Which source may set what, and in which order, is left to `config_merge`.
+//! Takes a mapping that has every known key, and a key or a part of a configuration; gives values, leaves with their
+//! whole keys, or the nearest known key for a message. Which source may set what, and in which order, is left to
+//! `config_merge`.
 
 use serde_yaml::{Mapping, Value};
 
@@ -40,7 +41,7 @@ pub fn get_section<'a>(mapping: &'a Mapping, key: &str) -> Option<&'a Mapping> {
 }
 
 /// The value at `key`.
-pub fn get<'a>(mapping: &'a Mapping, key: &str) -> Option<&'a Value> {
+fn get<'a>(mapping: &'a Mapping, key: &str) -> Option<&'a Value> {
     match key.split_once('.') {
         Some((section, rest)) => get(mapping.get(section)?.as_mapping()?, rest),
         None => mapping.get(key),
@@ -78,8 +79,8 @@ pub fn keys_beside(mapping: &Mapping, key: &str) -> Vec<String> {
     keys(mapping)
 }
 
-/// The known key, section or leaf, that `key` may be a slip for: one with the same last part, else the one with the fewest
-/// edits if those are at most a third of its letters.
+/// The known key, section or leaf, that `key` may be a slip for: one with the same last part, else the one with the
+/// fewest edits if those are at most a third of its letters.
 pub fn nearest(mapping: &Mapping, key: &str) -> Option<String> {
     let mut known = Vec::new();
     all_keys(mapping, "", &mut known);

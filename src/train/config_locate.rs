@@ -1,7 +1,8 @@
 //! Where in a YAML text a key stands.
 //!
-//! Takes the text and the dotted path of a key; gives line and column, for messages. The parser tells positions only in its
-//! errors, so the text is read once more by a visitor that fails on purpose at the key. Reading values is left to `config_merge`.
+//! Takes the text and the dotted path of a key; gives line and column, for messages. The parser tells positions only in
+//! its errors, so the text is read once more by a visitor that fails on purpose at the key. Reading values is left to
+//! `config_merge`.
 
 use std::fmt;
 
@@ -83,7 +84,8 @@ mod tests {
 
     #[test]
     fn a_key_is_found_in_every_style_of_yaml() {
-        let text = "# comment\nepochs: 3\nweights:\n  lr: 0.1\n  momentum: 0.9\narch: {lr: 1, betas: [0.5,\n    0.9], eps: 2}\nbacktracking.start: 4\n";
+        let text = "# comment\nepochs: 3\nweights:\n  lr: 0.1\n  momentum: 0.9\n\
+            arch: {lr: 1, betas: [0.5,\n    0.9], eps: 2}\nbacktracking.start: 4\n";
         for (path, expected) in [
             ("epochs", Some((2, 1))),
             ("weights", Some((3, 1))),

@@ -1,9 +1,10 @@
 //! Presets, configuration files and options, laid over each other.
 //!
-//! Takes the YAML text of a preset, then any number of sources that set some of its keys: configuration files, `key=value`
-//! settings, options of the command line. Gives the typed configuration, or an error that names the key, the source with line
-//! and column, and the nearest known key. A preset lists every key, so it is also the list of what may be set. What the values
-//! mean, and rescaling them for another batch size or length, is left to `config`, `recipe` and the search's configuration.
+//! Takes the YAML text of a preset, then any number of sources that set some of its keys: configuration files,
+//! `key=value` settings, options of the command line. Gives the typed configuration, or an error that names the key,
+//! the source with line and column, and the nearest known key. A preset lists every key, so it is also the list of what
+//! may be set. What the values mean, and rescaling them for another batch size or length, is left to `config`, `recipe`
+//! and the search's configuration.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 
 use super::config_error::{ConfigError, Place};
-use super::config_keys::{Problem, flatten, get, get_section, keys, keys_beside, nearest, put};
+use super::config_keys::{Problem, flatten, get_section, keys, keys_beside, nearest, put};
 use super::config_locate::locate;
 
 /// A preset with the sources laid over it so far. A later source wins, key by key.
@@ -150,12 +151,6 @@ impl Layers {
         self.base.remove(key)
     }
 
-    /// The value of one key after all sources.
-    pub fn value(&self, key: &str) -> Option<Value> {
-        let set = self.sources.iter().rev().flat_map(|s| s.values.iter().rev()).find(|(k, _)| k == key);
-        set.map(|(_, value)| value.clone()).or_else(|| get(&self.base, key).cloned())
-    }
-
     /// The last source that set `key`.
     pub fn layer(&self, key: &str) -> Layer {
         let sets = |s: &Source| s.values.iter().any(|(k, _)| k == key);
@@ -256,3 +251,6 @@ fn from_mapping<T: DeserializeOwned>(mapping: &Mapping) -> Result<T, String> {
 fn inline(value: &Value) -> String {
     serde_yaml::to_string(value).map_or_else(|_| format!("{value:?}"), |text| text.trim().replace('\n', ", "))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,10 @@
 //! Rescaling of a recipe that is run with another batch size or another number of epochs.
 //!
-//! Takes the layered configuration; gives scaled values and one message per change. A configuration says in its section `recipe`
-//! for which batch size and which number of epochs its values are written. If `batch_size` or `epochs` differ from that, the
-//! learning rates of the weights scale with the batch size, and epoch numbers with the epochs (rounded, halves up). A value that
-//! a later source gives than the recipe it belongs to is taken as it is: `--epochs 10 --set arch.frozen_until=5` means 5. Which
-//! values scale is left to the stage's configuration.
+//! Takes the layered configuration; gives scaled values and one message per change. A configuration says in its section
+//! `recipe` for which batch size and which number of epochs its values are written. If `batch_size` or `epochs` differ
+//! from that, the learning rates of the weights scale with the batch size, and epoch numbers with the epochs (rounded,
+//! halves up). A value that a later source gives than the recipe it belongs to is taken as it is: `--epochs 10 --set
+//! arch.frozen_until=5` means 5. Which values scale is left to the stage's configuration.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,8 @@
 //! Learning rates and drop-path probabilities by epoch.
 //!
-//! Takes the numbers of a recipe and an epoch; gives the rate for that epoch. Pure functions: the optimiser that uses the rate
-//! is elsewhere. Formulas are those of DARTS, PC-DARTS (cosine, warm-up of the search) and P-DARTS (linear with a tail).
+//! Takes the numbers of a recipe and an epoch; gives the rate for that epoch. Pure functions: the optimiser that uses
+//! the rate is elsewhere. Formulas are those of DARTS, PC-DARTS (cosine, warm-up of the search) and P-DARTS (linear
+//! with a tail).
 
 use std::f64::consts::PI;
 
@@ -27,8 +28,8 @@ pub struct Schedule {
 pub enum Shape {
     /// `min + (lr - min) (1 + cos(pi e / E)) / 2`.
     Cosine,
-    /// `lr (E - n - e) / (E - n)`, and in the last `n` epochs `lr (E - e) / (n (E - n))`: a straight line that would reach 0
-    /// before the tail, and then `n` small steps instead. At most `E - 1` epochs of tail are used.
+    /// `lr (E - n - e) / (E - n)`, and in the last `n` epochs `lr (E - e) / (n (E - n))`: a straight line that would
+    /// reach 0 before the tail, and then `n` small steps instead. At most `E - 1` epochs of tail are used.
     Linear {
         /// The length `n` of the tail in epochs.
         tail: usize,

@@ -287,8 +287,8 @@ fn all_settings() -> Vec<Backtracking> {
     all
 }
 
-/// Values before and after a step, and the gradient of beta. Large gradients, so that moves do not vanish in float32; some
-/// zeros of both signs.
+/// Values before and after a step, and the gradient of beta. Large gradients, so that moves do not vanish in float32;
+/// some zeros of both signs.
 fn example(seed: u32) -> (CellValues, CellValues, Vec<f32>) {
     let mut state = seed.wrapping_mul(2_654_435_761).max(1);
     let mut draw = |scale: f32| {
