@@ -9,4 +9,6 @@ pub mod onnx;
 pub mod passes;
 pub mod runtime;
 #[cfg(feature = "train")]
+pub mod search;
+#[cfg(feature = "train")]
 pub mod train;

@@ -157,7 +157,7 @@ impl Fixture {
     fn relative(&self, name: &str, got: &[f32]) -> f64 {
         let want = &self.tensors[name].data;
         assert_eq!(want.len(), got.len(), "{name}");
-        let norm = |v: &mut dyn Iterator<Item = f64>| -> f64 { v.map(|x| x * x).sum::<f64>().sqrt();
+        let norm = |v: &mut dyn Iterator<Item = f64>| -> f64 { v.map(|x| x * x).sum::<f64>().sqrt() };
         let size = norm(&mut want.iter().map(|&x| f64::from(x)));
         let difference = norm(&mut want.iter().zip(got).map(|(&a, &b)| f64::from(a) - f64::from(b))) / size.max(1e-12);
         assert!(difference <= RELATIVE, "{name}: {difference:.3e} > {RELATIVE:.0e} of a norm of {size:.3e}");

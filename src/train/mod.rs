@@ -3,11 +3,21 @@
 //! Takes verified models, data and settings; gives trained weights and measurements. The supernet and the final network
 //! are trained by the same code; what the architecture weights are is left to `search`.
 
+pub mod config;
+pub mod config_check;
+mod config_error;
+mod config_keys;
+mod config_locate;
+pub mod config_merge;
 pub mod drop_path;
 pub mod loss;
 pub mod module;
 pub mod optim;
+pub mod recipe;
+pub mod schedule;
 pub mod weights;
+
+pub use config_error::{ConfigError, Place};
 
 /// What can go wrong while training.
 #[derive(Debug, thiserror::Error)]
