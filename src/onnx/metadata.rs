@@ -88,7 +88,7 @@ impl ModelInfo {
         };
         Ok(Self {
             classes: parse("classes", need("classes")?, "a JSON list of names", |s| serde_json::from_str(s).ok())?,
-            mean: parse("mean", need("mean")?, "a JSON list of three numbers", |s| finite(s))?,
+            mean: parse("mean", need("mean")?, "a JSON list of three numbers", finite)?,
             std: parse("std", need("std")?, "a JSON list of three numbers above 0", |s| {
                 finite(s).filter(|std| std.iter().all(|x| *x > 0.0))
             })?,
