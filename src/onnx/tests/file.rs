@@ -1,5 +1,7 @@
 //! Files as other programs write them, put together by hand.
 
+#![cfg(test)]
+
 use prost::Message;
 
 use crate::onnx::proto::{

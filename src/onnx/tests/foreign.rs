@@ -1,5 +1,7 @@
 //! The many ways in which other programs write the same network.
 
+#![cfg(test)]
+
 use super::file::{bytes, file, float, floats, int, ints, longs, node, tensor, text, value, with_input, with_opset};
 use crate::ir::{Model, Role, verify};
 use crate::onnx::proto::{ModelProto, NodeProto, TensorProto, data_type};

@@ -1,5 +1,7 @@
 //! Damaged files: whatever is in them, reading gives a model or an error, never a panic, and soon.
 
+#![cfg(test)]
+
 use prost::Message;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

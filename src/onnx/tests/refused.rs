@@ -1,5 +1,7 @@
 //! Files that are not read, and what the message says.
 
+#![cfg(test)]
+
 use super::file::{bytes, file, float, floats, int, ints, longs, node, tensor, text, value, with_input, with_opset};
 use super::sample;
 use crate::onnx::proto::{ModelProto, NodeProto, SparseTensorProto, StringStringEntryProto, TensorProto, data_type};
