@@ -1,0 +1,411 @@
+//! Where a convolution reads: which source position and which offsets from it make one output.
+//!
+//! Takes a [`Window`] and sizes; gives, for the forward pass and for each class of input pixels of the backward pass, a
+//! [`Padded`] layout of the source planes, the [`Taps`] (offsets, one for each weight) and the [`Positions`] (one for each
+//! output vector). With these three every kernel, stride, dilation and group count is the same loop: an output is the sum of
+//! weight times source at position plus offset.
+use super::super::super::Window;
+
+/// A copy of source planes with their padding, columns sorted by their remainder modulo the stride, so that neighbouring
+/// outputs read neighbouring columns at any stride.
+#[derive(Clone, Copy, Debug)]
+pub struct Padded {
+    rows: usize,
+    phases: usize,
+    width: usize,
+    top: usize,
+    left: usize,
+    size: [usize; 2],
+}
+
+/// Offsets from a position, in the order of the weights.
+#[derive(Clone, Debug)]
+pub struct Taps {
+    offsets: Vec<usize>,
+    max: usize,
+}
+
+/// Source and destination of each output vector.
+#[derive(Clone, Debug)]
+pub struct Positions {
+    /// Private, because the largest of them is what the unchecked loads rely on.
+    wide: Vec<Position>,
+    short: Vec<Position>,
+    disjoint: usize,
+    width: usize,
+    lanes: usize,
+    max_source: usize,
+    max_target: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Position {
+    pub source: usize,
+    pub target: usize,
+}
+
+/// What the forward pass reads and writes.
+pub struct Forward {
+    /// None where the planes can be read in place.
+    pub padded: Option<Padded>,
+    pub taps: Taps,
+    pub positions: Positions,
+}
+
+/// What the gradient of the input reads and writes.
+pub struct Backward {
+    /// The layout of the output's gradient; none where it can be read in place.
+    pub padded: Option<Padded>,
+    pub classes: Vec<Class>,
+}
+
+/// Input pixels that see the same weights: those with the same remainder of row and column modulo the stride.
+pub struct Class {
+    /// The kernel's taps (row, column) such a pixel meets.
+    pub kernel: Vec<[usize; 2]>,
+    /// In the order of (output channel, `kernel`).
+    pub taps: Taps,
+    pub positions: Positions,
+    /// How the class lies in the plane where its pixels are not neighbours.
+    pub scatter: Option<Scatter>,
+}
+
+/// A dense block of `rows` by `columns`, spread over a plane: pixel (i, j) goes to `start + i * row_step + j * column_step`.
+#[derive(Clone, Copy, Debug)]
+pub struct Scatter {
+    pub rows: usize,
+    pub columns: usize,
+    pub start: usize,
+    pub row_step: usize,
+    pub column_step: usize,
+}
+
+impl Forward {
+    /// `planes` source planes for each output, `stride` apart if they are read in place.
+    pub fn new(
+        window: &Window,
+        size: [usize; 2],
+        planes: usize,
+        stride: usize,
+        lanes: usize,
+    ) -> Self {
+        let [height, width] = size;
+        let [oh, ow] = window.output_size(size);
+        let [kh, kw] = window.kernel;
+        let [sh, sw] = window.stride;
+        let [dh, dw] = window.dilation;
+        let pointwise = window.kernel == [1, 1];
+        let unpadded = window.padding == [0, 0] && window.stride == [1, 1];
+        let in_place = unpadded
+            && if pointwise {
+                oh * ow >= lanes
+            } else {
+                ow >= lanes
+            };
+        let padded = Padded {
+            rows: (oh - 1) * sh + (kh - 1) * dh + 1,
+            phases: sw,
+            width: ow + (kw - 1) * dw / sw,
+            top: window.padding[0],
+            left: window.padding[1],
+            size,
+        };
+        let (row, plane) = if in_place {
+            (width, stride)
+        } else {
+            (padded.row(), padded.plane())
+        };
+        let taps = (0..planes * kh * kw).map(|k| {
+            let (c, ky, kx) = (k / (kh * kw), k / kw % kh, k % kw);
+            c * plane + ky * dh * row + kx * dw % sw * padded.width + kx * dw / sw
+        });
+        let taps = Taps::new(taps.collect());
+        let positions = if in_place && pointwise {
+            Positions::new(lanes, height * width, [[0, 0]])
+        } else {
+            Positions::new(lanes, ow, (0..oh).map(|y| [y * sh * row, y * ow]))
+        };
+        Self {
+            padded: (!in_place).then_some(padded),
+            taps,
+            positions,
+        }
+    }
+}
+
+impl Backward {
+    /// `size` is the input's; each input pixel sums over `planes` planes of the output's gradient, `stride` apart if read in
+    /// place.
+    pub fn new(
+        window: &Window,
+        size: [usize; 2],
+        planes: usize,
+        stride: usize,
+        lanes: usize,
+    ) -> Self {
+        let [height, width] = size;
+        let output = window.output_size(size);
+        if window.kernel == [1, 1]
+            && window.padding == [0, 0]
+            && window.stride == [1, 1]
+            && height * width >= lanes
+        {
+            let taps = Taps::new((0..planes).map(|c| c * stride).collect());
+            let positions = Positions::new(lanes, height * width, [[0, 0]]);
+            let class = Class {
+                kernel: vec![[0, 0]],
+                taps,
+                positions,
+                scatter: None,
+            };
+            return Self {
+                padded: None,
+                classes: vec![class],
+            };
+        }
+        let [sh, sw] = window.stride;
+        // An input pixel at padded coordinate `r = class + s * i` meets tap k at output `i - (k * d - class) / s`. The scratch
+        // holds `reach` zeros before output 0, so that this never goes below zero.
+        let reach: [usize; 2] = std::array::from_fn(|axis| {
+            (window.kernel[axis] - 1) * window.dilation[axis] / window.stride[axis]
+        });
+        let last: [usize; 2] = std::array::from_fn(|axis| {
+            (size[axis] - 1 + window.padding[axis]) / window.stride[axis]
+        });
+        let padded = Padded {
+            rows: reach[0] + last[0] + 1,
+            phases: 1,
+            width: reach[1] + last[1] + 1,
+            top: reach[0],
+            left: reach[1],
+            size: output,
+        };
+        let class = |a: usize, b: usize| {
+            let [rows, columns] = [axis_taps(window, 0, a), axis_taps(window, 1, b)];
+            let pairs = rows
+                .iter()
+                .flat_map(|row| columns.iter().map(move |column| [*row, *column]));
+            let pairs: Vec<[(usize, usize); 2]> = pairs.collect();
+            let offsets = (0..planes).flat_map(|c| {
+                pairs.iter().map(move |[(_, m), (_, l)]| {
+                    c * padded.plane() + (reach[0] - m) * padded.width + reach[1] - l
+                })
+            });
+            let taps = Taps::new(offsets.collect());
+            // The range of i for which the pixel is inside the image.
+            let range = |axis: usize, class: usize| {
+                let (p, s) = (window.padding[axis], window.stride[axis]);
+                let first = p.saturating_sub(class).div_ceil(s);
+                let end = (size[axis] + p).saturating_sub(class).div_ceil(s);
+                first..end.max(first)
+            };
+            let [i, j] = [range(0, a), range(1, b)];
+            let source = |row: usize| (i.start + row) * padded.width + j.start;
+            let start = [a + sh * i.start, b + sw * j.start];
+            let start: [usize; 2] =
+                std::array::from_fn(|axis| start[axis].saturating_sub(window.padding[axis]));
+            let (positions, scatter);
+            if window.stride == [1, 1] {
+                positions = Positions::new(
+                    lanes,
+                    j.len(),
+                    (0..i.len()).map(|row| [source(row), row * width]),
+                );
+                scatter = None;
+            } else {
+                positions = Positions::new(
+                    lanes,
+                    j.len(),
+                    (0..i.len()).map(|row| [source(row), row * j.len()]),
+                );
+                scatter = Some(Scatter {
+                    rows: i.len(),
+                    columns: j.len(),
+                    start: start[0] * width + start[1],
+                    row_step: sh * width,
+                    column_step: sw,
+                });
+            }
+            Class {
+                kernel: pairs.iter().map(|[(ky, _), (kx, _)]| [*ky, *kx]).collect(),
+                taps,
+                positions,
+                scatter,
+            }
+        };
+        let classes = (0..sh)
+            .flat_map(|a| (0..sw).map(move |b| (a, b)))
+            .map(|(a, b)| class(a, b));
+        // A class with no pixel or no tap leaves its pixels zero.
+        let classes =
+            classes.filter(|class| !class.taps.offsets.is_empty() && !class.positions.is_empty());
+        Self {
+            padded: Some(padded),
+            classes: classes.collect(),
+        }
+    }
+}
+
+impl Backward {
+    /// Pixels of the largest class that has to be spread.
+    pub fn largest_scatter(&self) -> usize {
+        let pixels = |class: &Class| {
+            class
+                .scatter
+                .map_or(0, |scatter| scatter.rows * scatter.columns)
+        };
+        self.classes.iter().map(pixels).max().unwrap_or(0)
+    }
+}
+
+impl Scatter {
+    pub fn spread(&self, dense: &[f32], plane: &mut [f32]) {
+        for (row, dense) in dense.chunks_exact(self.columns).enumerate() {
+            let plane = plane[self.start + row * self.row_step..]
+                .iter_mut()
+                .step_by(self.column_step);
+            plane.zip(dense).for_each(|(to, &from)| *to = from);
+        }
+    }
+}
+
+/// The taps k of one axis with `k * dilation = class` modulo the stride, and `(k * dilation - class) / stride` of each.
+fn axis_taps(window: &Window, axis: usize, class: usize) -> Vec<(usize, usize)> {
+    let (d, s) = (window.dilation[axis], window.stride[axis]);
+    let meets = (0..window.kernel[axis]).filter(|k| k * d % s == class);
+    meets.map(|k| (k, (k * d - class) / s)).collect()
+}
+
+impl Padded {
+    fn row(&self) -> usize {
+        self.phases * self.width
+    }
+
+    /// Floats of one plane.
+    pub fn plane(&self) -> usize {
+        self.rows * self.row()
+    }
+
+    /// Copies a plane to its place, each value through `map`; what is padding is left alone and must be filled once before.
+    #[inline(always)]
+    pub fn copy(&self, plane: &[f32], scratch: &mut [f32], map: impl Fn(f32) -> f32) {
+        let [height, width] = self.size;
+        let rows = scratch[..self.plane()]
+            .chunks_exact_mut(self.row())
+            .skip(self.top);
+        for (from, to) in plane[..height * width].chunks_exact(width).zip(rows) {
+            if self.phases == 1 {
+                let count = width.min(self.width - self.left);
+                let to = &mut to[self.left..self.left + count];
+                to.iter_mut()
+                    .zip(from)
+                    .for_each(|(to, &from)| *to = map(from));
+            } else {
+                for (phase, to) in to.chunks_exact_mut(self.width).enumerate() {
+                    // Column q * phases + phase - left of the image goes to place q.
+                    let skip = self.left.saturating_sub(phase).div_ceil(self.phases);
+                    let first = skip * self.phases + phase - self.left;
+                    let from = from
+                        .get(first..)
+                        .unwrap_or_default()
+                        .iter()
+                        .step_by(self.phases);
+                    to.iter_mut()
+                        .skip(skip)
+                        .zip(from)
+                        .for_each(|(to, &from)| *to = map(from));
+                }
+            }
+        }
+    }
+}
+
+impl Taps {
+    fn new(offsets: Vec<usize>) -> Self {
+        let max = offsets.iter().copied().max().unwrap_or(0);
+        Self { offsets, max }
+    }
+
+    pub fn offsets(&self) -> &[usize] {
+        &self.offsets
+    }
+}
+
+impl Positions {
+    /// `rows` are the source and target of the first output of each row of `width` outputs.
+    fn new(lanes: usize, width: usize, rows: impl IntoIterator<Item = [usize; 2]>) -> Self {
+        let (mut disjoint, mut overlapping, mut short) = (Vec::new(), Vec::new(), Vec::new());
+        for [source, target] in rows {
+            let at = |column| Position {
+                source: source + column,
+                target: target + column,
+            };
+            if width == 0 {
+            } else if width < lanes {
+                short.push(at(0));
+            } else {
+                disjoint.extend((0..width / lanes).map(|i| at(i * lanes)));
+                if width % lanes > 0 {
+                    overlapping.push(at(width - lanes));
+                }
+            }
+        }
+        let count = disjoint.len();
+        let mut wide = disjoint;
+        wide.extend(overlapping);
+        let all = || wide.iter().chain(&short);
+        let max_source = all().map(|position| position.source).max().unwrap_or(0);
+        let max_target = all().map(|position| position.target).max().unwrap_or(0);
+        Self {
+            wide,
+            short,
+            disjoint: count,
+            width,
+            lanes,
+            max_source,
+            max_target,
+        }
+    }
+
+    /// Vectors that lie wholly in a row of outputs, some of them moved back from its end over their neighbour.
+    pub fn wide(&self) -> &[Position] {
+        &self.wide
+    }
+
+    /// Those of [`Positions::wide`] that overlap no other.
+    pub fn disjoint(&self) -> &[Position] {
+        &self.wide[..self.disjoint]
+    }
+
+    /// Those moved back; only their last [`Positions::own_lanes`] lanes are theirs alone.
+    pub fn overlapping(&self) -> &[Position] {
+        &self.wide[self.disjoint..]
+    }
+
+    pub fn own_lanes(&self) -> usize {
+        self.width % self.lanes
+    }
+
+    /// Rows shorter than a vector, each [`Positions::short_width`] long.
+    pub fn short(&self) -> &[Position] {
+        &self.short
+    }
+
+    pub fn short_width(&self) -> usize {
+        self.width
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.wide.is_empty() && self.short.is_empty()
+    }
+
+    /// Whether a vector of `lanes` at every position plus every offset lies in a source of `len` floats.
+    pub fn fit_source(&self, taps: &Taps, len: usize, lanes: usize) -> bool {
+        lanes == self.lanes && self.max_source + taps.max + lanes <= len
+    }
+
+    /// Whether a vector at every target lies in a buffer of `len` floats.
+    pub fn fit_target(&self, len: usize) -> bool {
+        self.max_target + self.width.min(self.lanes) <= len
+    }
+}

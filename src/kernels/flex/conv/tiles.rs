@@ -1,0 +1,298 @@
+//! The two inner loops of every convolution, over slices.
+//!
+//! [`outputs`] makes outputs from weights (the forward pass, and the gradient of the input with the weights turned round);
+//! [`weights`] makes the gradient of the weights. Both walk the positions and taps of [`super::geometry`]. A tile of several
+//! channels by several vectors stays in registers while the taps go by.
+use std::array;
+
+use macerator::{Scalar, Simd, Vector};
+
+use super::{
+    super::simd::{MAX_LANES, load, load_partial, load_unchecked, splat, store, store_partial},
+    geometry::{Position, Positions, Taps},
+};
+
+/// Channels one tile computes together; weights are packed in blocks of it.
+pub const BLOCK: usize = 4;
+
+/// Source floats one strip of positions should touch: well inside a first-level cache.
+const STRIP: usize = 4096;
+
+/// Weights of `outs` channels by `taps`, in blocks of [`BLOCK`] channels, tap by tap within a block; the last block has the
+/// channels that remain.
+pub fn pack(outs: usize, taps: usize, weight: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+    let mut packed = Vec::with_capacity(outs * taps);
+    for first in (0..outs).step_by(BLOCK) {
+        let block = first..outs.min(first + BLOCK);
+        packed.extend(
+            (0..taps)
+                .flat_map(|tap| block.clone().map(move |out| (out, tap)))
+                .map(|(out, tap)| weight(out, tap)),
+        );
+    }
+    packed
+}
+
+/// `target[c * plane + position] = bias[c] + sum over taps of packed weight * source[position + tap]`, for each channel c.
+#[inline(always)]
+pub fn outputs<S: Simd>(
+    source: &[f32],
+    taps: &Taps,
+    positions: &Positions,
+    packed: &[f32],
+    bias: Option<&[f32]>,
+    target: &mut [f32],
+    plane: usize,
+) {
+    let lanes = f32::lanes::<S>();
+    let offsets = taps.offsets();
+    let outs = packed.len() / offsets.len();
+    assert!(
+        positions.fit_source(taps, source.len(), lanes),
+        "the source covers every position and tap"
+    );
+    assert!(
+        positions.fit_target((target.len() + plane) - outs * plane),
+        "the target covers every position"
+    );
+    // SAFETY (of the tiles below): every position plus every offset plus a vector lies in the source, by the first assertion.
+    let strip = (STRIP / (offsets.len() * lanes)).next_multiple_of(8).max(8);
+    for wide in positions.wide().chunks(strip) {
+        for first in (0..outs).step_by(BLOCK) {
+            let count = BLOCK.min(outs - first);
+            let weights = &packed[first * offsets.len()..(first + count) * offsets.len()];
+            let bias = bias.map(|bias| &bias[first..first + count]);
+            let target = &mut target[first * plane..];
+            unsafe {
+                match count {
+                    4 => strip_of::<S, 4>(source, offsets, wide, weights, bias, target, plane),
+                    3 => strip_of::<S, 3>(source, offsets, wide, weights, bias, target, plane),
+                    2 => strip_of::<S, 2>(source, offsets, wide, weights, bias, target, plane),
+                    _ => strip_of::<S, 1>(source, offsets, wide, weights, bias, target, plane),
+                }
+            }
+        }
+    }
+    for &Position {
+        source: at,
+        target: to,
+    } in positions.short()
+    {
+        for out in 0..outs {
+            let block = out / BLOCK * BLOCK;
+            let count = BLOCK.min(outs - block);
+            let weights = packed[block * offsets.len()..]
+                .iter()
+                .skip(out - block)
+                .step_by(count);
+            let mut sum = splat::<S>(bias.map_or(0.0, |bias| bias[out]));
+            for (&offset, &weight) in offsets.iter().zip(weights) {
+                // SAFETY: as above.
+                let pixels = unsafe { load_unchecked::<S>(source, at + offset) };
+                sum = splat::<S>(weight).mul_add(pixels, sum);
+            }
+            let to = out * plane + to;
+            store_partial(&mut target[to..to + positions.short_width()], sum);
+        }
+    }
+}
+
+/// `sums[c * taps + tap] += sum over positions of gradient[c * plane + position] * source[position + tap]`.
+#[inline(always)]
+pub fn weights<S: Simd>(
+    source: &[f32],
+    taps: &Taps,
+    positions: &Positions,
+    gradient: &[f32],
+    plane: usize,
+    sums: &mut [f32],
+) {
+    let lanes = f32::lanes::<S>();
+    let offsets = taps.offsets();
+    let outs = sums.len() / offsets.len();
+    assert!(
+        positions.fit_source(taps, source.len(), lanes),
+        "the source covers every position and tap"
+    );
+    assert!(
+        positions.fit_target(gradient.len() - (outs - 1) * plane),
+        "the gradient covers every position"
+    );
+    // SAFETY (of the tiles below): by these assertions every vector they load lies in its slice.
+    for first in (0..outs).step_by(BLOCK) {
+        let count = BLOCK.min(outs - first);
+        let gradient = &gradient[first * plane..];
+        let sums = &mut sums[first * offsets.len()..];
+        unsafe {
+            match count {
+                4 => tap_tiles::<S, 4>(source, offsets, positions, gradient, plane, sums),
+                3 => tap_tiles::<S, 3>(source, offsets, positions, gradient, plane, sums),
+                2 => tap_tiles::<S, 2>(source, offsets, positions, gradient, plane, sums),
+                _ => tap_tiles::<S, 1>(source, offsets, positions, gradient, plane, sums),
+            }
+        }
+    }
+}
+
+/// Runs tiles of `C` channels over a strip, as many vectors together as make about eight sums.
+///
+/// # Safety
+/// Every position plus every offset plus a vector lies in `source`.
+#[inline(always)]
+unsafe fn strip_of<S: Simd, const C: usize>(
+    source: &[f32],
+    offsets: &[usize],
+    positions: &[Position],
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    target: &mut [f32],
+    plane: usize,
+) {
+    let bias: [f32; C] = array::from_fn(|c| bias.map_or(0.0, |bias| bias[c]));
+    let mut rest = positions;
+    // SAFETY: passed on.
+    unsafe {
+        if C == 1 {
+            rest = tiles::<S, C, 8>(source, offsets, rest, weights, bias, target, plane);
+        }
+        if C <= 2 {
+            rest = tiles::<S, C, 4>(source, offsets, rest, weights, bias, target, plane);
+        }
+        rest = tiles::<S, C, 2>(source, offsets, rest, weights, bias, target, plane);
+        tiles::<S, C, 1>(source, offsets, rest, weights, bias, target, plane);
+    }
+}
+
+/// As many tiles of `V` vectors as there are positions for; gives the positions left over.
+///
+/// # Safety
+/// As for [`strip_of`].
+#[inline(always)]
+unsafe fn tiles<'a, S: Simd, const C: usize, const V: usize>(
+    source: &[f32],
+    offsets: &[usize],
+    positions: &'a [Position],
+    weights: &[f32],
+    bias: [f32; C],
+    target: &mut [f32],
+    plane: usize,
+) -> &'a [Position] {
+    let (groups, rest) = positions.as_chunks::<V>();
+    for group in groups {
+        let mut sums: [[Vector<S, f32>; V]; C] = array::from_fn(|c| [splat::<S>(bias[c]); V]);
+        for (&offset, weights) in offsets.iter().zip(weights.as_chunks::<C>().0) {
+            let pixels: [Vector<S, f32>; V] = array::from_fn(|v| {
+                // SAFETY: by the contract of this function.
+                unsafe { load_unchecked::<S>(source, group[v].source + offset) }
+            });
+            for (sums, &weight) in sums.iter_mut().zip(weights) {
+                let weight = splat::<S>(weight);
+                for (sum, pixels) in sums.iter_mut().zip(pixels) {
+                    *sum = weight.mul_add(pixels, *sum);
+                }
+            }
+        }
+        for (c, sums) in sums.iter().enumerate() {
+            for (sum, position) in sums.iter().zip(group) {
+                store(target, c * plane + position.target, *sum);
+            }
+        }
+    }
+    rest
+}
+
+/// Gradients of the weights of `C` channels, a few taps at a time so that their sums fit the registers.
+///
+/// # Safety
+/// As for [`strip_of`], and every target position plus a vector lies in each of the `C` planes of `gradient`.
+#[inline(always)]
+unsafe fn tap_tiles<S: Simd, const C: usize>(
+    source: &[f32],
+    offsets: &[usize],
+    positions: &Positions,
+    gradient: &[f32],
+    plane: usize,
+    sums: &mut [f32],
+) {
+    let together = match C {
+        1 => 9,
+        2 => 4,
+        3 => 3,
+        _ => 2,
+    };
+    // Even shares: 25 taps are 9 + 8 + 8, not 9 + 9 + 7.
+    let together = offsets.len().div_ceil(offsets.len().div_ceil(together));
+    let mut first = 0;
+    for offsets_of_tile in offsets.chunks(together) {
+        let sums = (&mut *sums, offsets.len(), first);
+        // SAFETY: passed on.
+        unsafe {
+            match offsets_of_tile.len() {
+                9 => tap_tile::<S, C, 9>(source, offsets_of_tile, positions, gradient, plane, sums),
+                8 => tap_tile::<S, C, 8>(source, offsets_of_tile, positions, gradient, plane, sums),
+                7 => tap_tile::<S, C, 7>(source, offsets_of_tile, positions, gradient, plane, sums),
+                6 => tap_tile::<S, C, 6>(source, offsets_of_tile, positions, gradient, plane, sums),
+                5 => tap_tile::<S, C, 5>(source, offsets_of_tile, positions, gradient, plane, sums),
+                4 => tap_tile::<S, C, 4>(source, offsets_of_tile, positions, gradient, plane, sums),
+                3 => tap_tile::<S, C, 3>(source, offsets_of_tile, positions, gradient, plane, sums),
+                2 => tap_tile::<S, C, 2>(source, offsets_of_tile, positions, gradient, plane, sums),
+                _ => tap_tile::<S, C, 1>(source, offsets_of_tile, positions, gradient, plane, sums),
+            }
+        }
+        first += offsets_of_tile.len();
+    }
+}
+
+/// # Safety
+/// As for [`tap_tiles`]; `offsets` has `T` elements.
+#[inline(always)]
+unsafe fn tap_tile<S: Simd, const C: usize, const T: usize>(
+    source: &[f32],
+    offsets: &[usize],
+    positions: &Positions,
+    gradient: &[f32],
+    plane: usize,
+    (into, row, first): (&mut [f32], usize, usize),
+) {
+    // Tiles that `tap_tiles` never asks for would only be dead code to compile.
+    if const { C * T > 9 } {
+        return;
+    }
+    let lanes = f32::lanes::<S>();
+    let offsets: [usize; T] = array::from_fn(|t| offsets[t]);
+    let mut sums = [[splat::<S>(0.0); T]; C];
+    let step = |sums: &mut [[Vector<S, f32>; T]; C], at: usize, gradients: [Vector<S, f32>; C]| {
+        let pixels: [Vector<S, f32>; T] = array::from_fn(|t| {
+            // SAFETY: by the contract of this function.
+            unsafe { load_unchecked::<S>(source, at + offsets[t]) }
+        });
+        for (sums, gradient) in sums.iter_mut().zip(gradients) {
+            for (sum, pixels) in sums.iter_mut().zip(pixels) {
+                *sum = gradient.mul_add(pixels, *sum);
+            }
+        }
+    };
+    for &Position { source: at, target } in positions.disjoint() {
+        // SAFETY: by the contract of this function.
+        let gradients =
+            array::from_fn(|c| unsafe { load_unchecked::<S>(gradient, c * plane + target) });
+        step(&mut sums, at, gradients);
+    }
+    let mut mask = [0.0; MAX_LANES];
+    mask[lanes - positions.own_lanes()..lanes].fill(1.0);
+    for &Position { source: at, target } in positions.overlapping() {
+        let mask = load::<S>(&mask, 0);
+        let gradients = array::from_fn(|c| load::<S>(gradient, c * plane + target) * mask);
+        step(&mut sums, at, gradients);
+    }
+    for &Position { source: at, target } in positions.short() {
+        let part = |c: usize| &gradient[c * plane + target..][..positions.short_width()];
+        let gradients = array::from_fn(|c| load_partial::<S>(part(c)));
+        step(&mut sums, at, gradients);
+    }
+    for (c, sums) in sums.into_iter().enumerate() {
+        for (t, sum) in sums.into_iter().enumerate() {
+            into[c * row + first + t] += sum.reduce_add();
+        }
+    }
+}

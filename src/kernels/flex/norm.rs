@@ -1,0 +1,255 @@
+//! Batch normalisation on the CPU: statistics in one pass over the input, the output in another, and the same backward.
+//!
+//! Takes and gives CPU tensors. The sums of each plane are taken in f32 vectors, then merged over images in f64 and in order.
+//! The variance is summed around each plane's own mean, so that data far from zero keep their digits.
+use std::ops::Range;
+
+use burn::backend::flex::FlexTensor;
+use macerator::{Simd, Vector};
+
+use super::{
+    buffer::{View, fill_planes, into_tensor, readable, vector},
+    simd::{map, splat, sums},
+};
+
+/// What one channel's plane becomes: `(x - center) * factor + offset`.
+#[derive(Clone, Copy)]
+struct Line {
+    center: f32,
+    factor: f32,
+    offset: f32,
+}
+
+/// What the gradient of one channel's plane becomes: `g * factor + (x - center) * slope + offset`.
+#[derive(Clone, Copy)]
+struct Slope {
+    factor: f32,
+    center: f32,
+    slope: f32,
+    offset: f32,
+}
+
+/// Output, mean and biased variance; `affine` is scale and bias.
+pub fn forward(x: FlexTensor, affine: Option<[FlexTensor; 2]>, eps: f32) -> [FlexTensor; 3] {
+    let x = readable(x);
+    let x = View::new(&x);
+    let [n, c, ..] = x.dims;
+    let pixels = x.pixels();
+    let [moments] = fill_planes(x.dims, [2], 2 * pixels, |planes, [out]| {
+        moments_of(x, planes, out)
+    });
+    let affine = affine.map(|affine| affine.each_ref().map(vector));
+    let (mut mean, mut var, mut lines) = (
+        Vec::with_capacity(c),
+        Vec::with_capacity(c),
+        Vec::with_capacity(c),
+    );
+    for channel in 0..c {
+        let of_plane = |image: usize| {
+            let at = (image * c + channel) * 2;
+            (f64::from(moments[at]), f64::from(moments[at + 1]))
+        };
+        let center = (0..n).map(|image| of_plane(image).0).sum::<f64>() / n as f64;
+        let spread = (0..n).map(|image| {
+            let (plane_center, around_it) = of_plane(image);
+            around_it + pixels as f64 * (plane_center - center).powi(2)
+        });
+        let variance = (spread.sum::<f64>() / (n * pixels) as f64) as f32;
+        let [scale, offset] = affine
+            .as_ref()
+            .map_or([1.0, 0.0], |[scale, bias]| [scale[channel], bias[channel]]);
+        let factor = scale * inverse_deviation(variance, eps);
+        mean.push(center as f32);
+        var.push(variance);
+        lines.push(Line {
+            center: center as f32,
+            factor,
+            offset,
+        });
+    }
+    let [y] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| {
+        lines_of(x, planes, &lines, out)
+    });
+    [
+        into_tensor(y, x.dims),
+        into_tensor(mean, [c]),
+        into_tensor(var, [c]),
+    ]
+}
+
+/// Gradients of x, scale and bias.
+pub fn backward(
+    x: FlexTensor,
+    scale: FlexTensor,
+    mean: FlexTensor,
+    var: FlexTensor,
+    eps: f32,
+    g: FlexTensor,
+) -> [FlexTensor; 3] {
+    let (x, g) = (readable(x), readable(g));
+    let (x, g) = (View::new(&x), View::new(&g));
+    let [n, c, ..] = x.dims;
+    let pixels = x.pixels();
+    let [scale, mean, var] = [scale, mean, var].map(|v| vector(&v));
+    let [products] = fill_planes(x.dims, [2], 2 * pixels, |planes, [out]| {
+        products_of(x, g, planes, &mean, out)
+    });
+    let (mut d_scale, mut d_bias, mut slopes) = (
+        Vec::with_capacity(c),
+        Vec::with_capacity(c),
+        Vec::with_capacity(c),
+    );
+    for channel in 0..c {
+        let sum = |i: usize| {
+            (0..n)
+                .map(|image| f64::from(products[(image * c + channel) * 2 + i]))
+                .sum::<f64>()
+        };
+        let [sum_g, sum_gx] = [sum(0), sum(1)];
+        let inverse = f64::from(inverse_deviation(var[channel], eps));
+        let count = (n * pixels) as f64;
+        let factor = f64::from(scale[channel]) * inverse;
+        d_scale.push((sum_gx * inverse) as f32);
+        d_bias.push(sum_g as f32);
+        slopes.push(Slope {
+            factor: factor as f32,
+            center: mean[channel],
+            slope: (-factor * inverse * inverse * sum_gx / count) as f32,
+            offset: (-factor * sum_g / count) as f32,
+        });
+    }
+    let [dx] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| {
+        slopes_of(x, g, planes, &slopes, out)
+    });
+    [
+        into_tensor(dx, x.dims),
+        into_tensor(d_scale, [c]),
+        into_tensor(d_bias, [c]),
+    ]
+}
+
+/// `x * scale + shift`, per channel.
+pub fn scale_and_shift(x: FlexTensor, scale: FlexTensor, shift: FlexTensor) -> FlexTensor {
+    let x = readable(x);
+    let x = View::new(&x);
+    let line = |(factor, offset)| Line {
+        center: 0.0,
+        factor,
+        offset,
+    };
+    let lines: Vec<Line> = vector(&scale)
+        .into_iter()
+        .zip(vector(&shift))
+        .map(line)
+        .collect();
+    let [y] = fill_planes(x.dims, [x.pixels()], x.pixels(), |planes, [out]| {
+        lines_of(x, planes, &lines, out)
+    });
+    into_tensor(y, x.dims)
+}
+
+/// Per channel the sum of `g` and that of `g * x`.
+pub fn channel_products(x: View, g: View) -> [Vec<f32>; 2] {
+    let [n, c, ..] = x.dims;
+    let zeros = vec![0.0; c];
+    let [products] = fill_planes(x.dims, [2], 2 * x.pixels(), |planes, [out]| {
+        products_of(x, g, planes, &zeros, out)
+    });
+    [0, 1].map(|i| {
+        let sum = |channel| {
+            (0..n)
+                .map(|image| f64::from(products[(image * c + channel) * 2 + i]))
+                .sum::<f64>() as f32
+        };
+        (0..c).map(sum).collect()
+    })
+}
+
+/// Per channel the sum of `g`.
+pub fn channel_sums(g: View) -> Vec<f32> {
+    let [n, c, ..] = g.dims;
+    let [of_planes] = fill_planes(g.dims, [1], g.pixels(), |planes, [out]| {
+        sums_of(g, planes, out)
+    });
+    let sum = |channel| {
+        (0..n)
+            .map(|image| f64::from(of_planes[image * c + channel]))
+            .sum::<f64>() as f32
+    };
+    (0..c).map(sum).collect()
+}
+
+fn inverse_deviation(var: f32, eps: f32) -> f32 {
+    (1.0 / (f64::from(var) + f64::from(eps)).sqrt()) as f32
+}
+
+/// Mean of each plane, and the sum of squares around it.
+#[macerator::with_simd]
+fn moments_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, out: &mut [f32]) {
+    for (plane, out) in planes.zip(out.chunks_exact_mut(2)) {
+        let plane = x.nth_plane(plane);
+        let [sum] = sums::<S, 1, 1>([plane], |[x]| [x]);
+        let mean = sum / plane.len() as f32;
+        let center = splat::<S>(mean);
+        let [spread] = sums::<S, 1, 1>([plane], |[x]| {
+            let distance = x - center;
+            [distance * distance]
+        });
+        out.copy_from_slice(&[mean, spread]);
+    }
+}
+
+/// Of each plane the sum of `g` and that of `g * (x - center)`.
+#[macerator::with_simd]
+fn products_of<'a, S: Simd>(
+    x: View<'a>,
+    g: View<'a>,
+    planes: Range<usize>,
+    centers: &[f32],
+    out: &mut [f32],
+) {
+    for (plane, out) in planes.zip(out.chunks_exact_mut(2)) {
+        let center = splat::<S>(centers[plane % x.dims[1]]);
+        let sums = sums::<S, 2, 2>([x.nth_plane(plane), g.nth_plane(plane)], |[x, g]| {
+            [g, g * (x - center)]
+        });
+        out.copy_from_slice(&sums);
+    }
+}
+
+#[macerator::with_simd]
+fn sums_of<'a, S: Simd>(g: View<'a>, planes: Range<usize>, out: &mut [f32]) {
+    for (plane, out) in planes.zip(out) {
+        [*out] = sums::<S, 1, 1>([g.nth_plane(plane)], |[g]| [g]);
+    }
+}
+
+#[macerator::with_simd]
+fn lines_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, lines: &[Line], out: &mut [f32]) {
+    for (plane, out) in planes.zip(out.chunks_exact_mut(x.pixels())) {
+        let line = lines[plane % x.dims[1]];
+        let [center, factor, offset] = [line.center, line.factor, line.offset].map(splat::<S>);
+        map([x.nth_plane(plane)], out, |[x]: [Vector<S, f32>; 1]| {
+            (x - center).mul_add(factor, offset)
+        });
+    }
+}
+
+#[macerator::with_simd]
+fn slopes_of<'a, S: Simd>(
+    x: View<'a>,
+    g: View<'a>,
+    planes: Range<usize>,
+    slopes: &[Slope],
+    out: &mut [f32],
+) {
+    for (plane, out) in planes.zip(out.chunks_exact_mut(x.pixels())) {
+        let of_channel = slopes[plane % x.dims[1]];
+        let [factor, center] = [of_channel.factor, of_channel.center].map(splat::<S>);
+        let [slope, offset] = [of_channel.slope, of_channel.offset].map(splat::<S>);
+        let planes = [x.nth_plane(plane), g.nth_plane(plane)];
+        map(planes, out, |[x, g]: [Vector<S, f32>; 2]| {
+            g.mul_add(factor, (x - center).mul_add(slope, offset))
+        });
+    }
+}

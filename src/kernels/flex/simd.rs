@@ -1,0 +1,123 @@
+//! Vector loads and stores over slices, and the number of lanes this machine has.
+//!
+//! The kernels are generic over [`Simd`]; `#[macerator::with_simd]` picks AVX-512, AVX2, SSE4.2, NEON or plain code when the
+//! program runs, because it is built without the flags of one machine.
+use macerator::{Scalar, Simd, Vector};
+
+/// The widest vector of any supported machine, in floats.
+pub const MAX_LANES: usize = 16;
+
+/// Floats per vector on this machine.
+#[macerator::with_simd]
+pub fn lanes<S: Simd>() -> usize {
+    f32::lanes::<S>()
+}
+
+#[inline(always)]
+pub fn load<S: Simd>(from: &[f32], at: usize) -> Vector<S, f32> {
+    let from = &from[at..at + f32::lanes::<S>()];
+    // SAFETY: the slice holds one whole vector.
+    unsafe { f32::vload_unaligned(from.as_ptr()) }
+}
+
+/// [`load`] without the check, for the innermost loops.
+///
+/// # Safety
+/// `at + lanes <= from.len()`.
+#[inline(always)]
+pub unsafe fn load_unchecked<S: Simd>(from: &[f32], at: usize) -> Vector<S, f32> {
+    debug_assert!(at + f32::lanes::<S>() <= from.len());
+    // SAFETY: the caller vouches for one whole vector from `at`.
+    unsafe { f32::vload_unaligned(from.as_ptr().add(at)) }
+}
+
+/// The first vector of `from`, zero behind its end.
+#[inline(always)]
+pub fn load_partial<S: Simd>(from: &[f32]) -> Vector<S, f32> {
+    let mut whole = [0.0; MAX_LANES];
+    whole[..from.len()].copy_from_slice(from);
+    load(&whole, 0)
+}
+
+#[inline(always)]
+pub fn store<S: Simd>(to: &mut [f32], at: usize, vector: Vector<S, f32>) {
+    let to = &mut to[at..at + f32::lanes::<S>()];
+    // SAFETY: the slice holds one whole vector.
+    unsafe { f32::vstore_unaligned(to.as_mut_ptr(), vector) }
+}
+
+/// As many lanes as `to` holds.
+#[inline(always)]
+pub fn store_partial<S: Simd>(to: &mut [f32], vector: Vector<S, f32>) {
+    let mut whole = [0.0; MAX_LANES];
+    store(&mut whole, 0, vector);
+    to.copy_from_slice(&whole[..to.len()]);
+}
+
+#[inline(always)]
+pub fn splat<S: Simd>(value: f32) -> Vector<S, f32> {
+    value.splat()
+}
+
+/// `out[i] = f(inputs[0][i], inputs[1][i], ...)`; all slices have the length of `out`.
+#[inline(always)]
+pub fn map<S: Simd, const K: usize>(
+    inputs: [&[f32]; K],
+    out: &mut [f32],
+    f: impl Fn([Vector<S, f32>; K]) -> Vector<S, f32>,
+) {
+    let lanes = f32::lanes::<S>();
+    let inputs = inputs.map(|input| &input[..out.len()]);
+    let whole = out.len() / lanes * lanes;
+    for at in (0..whole).step_by(lanes) {
+        // SAFETY: `at + lanes <= whole`, and every input is as long as the output.
+        let values = inputs.map(|input| unsafe { load_unchecked::<S>(input, at) });
+        store(out, at, f(values));
+    }
+    if whole < out.len() {
+        let values = inputs.map(|input| load_partial::<S>(&input[whole..]));
+        store_partial(&mut out[whole..], f(values));
+    }
+}
+
+/// `[sum over i of f(inputs[0][i], ...)[r] for r]`; all inputs have one length.
+#[inline(always)]
+pub fn sums<S: Simd, const K: usize, const R: usize>(
+    inputs: [&[f32]; K],
+    f: impl Fn([Vector<S, f32>; K]) -> [Vector<S, f32>; R],
+) -> [f32; R] {
+    /// Sums kept apart, so that an addition need not wait for the one before.
+    const APART: usize = 4;
+    let lanes = f32::lanes::<S>();
+    let len = inputs[0].len();
+    let inputs = inputs.map(|input| &input[..len]);
+    let mut sums = [[splat::<S>(0.0); APART]; R];
+    let whole = len / lanes * lanes;
+    let mut at = 0;
+    let mut add = |at: usize, apart: usize| {
+        // SAFETY: called with `at + lanes <= whole` only, and every input has `len >= whole` elements.
+        let values = inputs.map(|input| unsafe { load_unchecked::<S>(input, at) });
+        for (sums, value) in sums.iter_mut().zip(f(values)) {
+            sums[apart] += value;
+        }
+    };
+    while at + APART * lanes <= whole {
+        for apart in 0..APART {
+            add(at + apart * lanes, apart);
+        }
+        at += APART * lanes;
+    }
+    while at < whole {
+        add(at, 0);
+        at += lanes;
+    }
+    if whole < len {
+        let mut mask = [0.0; MAX_LANES];
+        mask[..len - whole].fill(1.0);
+        let values = inputs.map(|input| load_partial::<S>(&input[whole..]));
+        for (sums, value) in sums.iter_mut().zip(f(values)) {
+            sums[1] += value * load::<S>(&mask, 0);
+        }
+    }
+    sums.map(|[a, b, c, d]| ((a + b) + (c + d)).reduce_add())
+}
