@@ -205,25 +205,38 @@ impl fmt::Display for AdapterFacts {
 
 /// Every adapter of this machine, in a stable order for one set of drivers.
 pub fn adapters() -> Vec<AdapterFacts> {
-    enumerate().iter().enumerate().map(|(i, adapter)| AdapterFacts::of(i, adapter)).collect()
+    enumerate(PRIMARY)
+        .into_iter()
+        .chain(enumerate(wgpu::Backends::GL))
+        .zip(0..)
+        .map(|(a, i)| AdapterFacts::of(i, &a))
+        .collect()
 }
 
 /// The adapter that `choice` means.
 ///
+/// OpenGL is asked only if the other APIs have no hardware that fits: its loader is slow, and on a machine without a display
+/// some versions complain on stderr.
+///
 /// # Errors
 /// [`RuntimeError::NoAdapter`] when there is none at all, [`RuntimeError::AdapterNotFound`] when none fits.
 pub(super) fn find(choice: &AdapterChoice) -> Result<(wgpu::Adapter, AdapterFacts), RuntimeError> {
-    let all: Vec<(wgpu::Adapter, AdapterFacts)> = enumerate()
-        .into_iter()
-        .enumerate()
-        .map(|(i, adapter)| {
-            let facts = AdapterFacts::of(i, &adapter);
-            (adapter, facts)
-        })
-        .collect();
-    let facts: Vec<&AdapterFacts> = all.iter().map(|(_, facts)| facts).collect();
-    let index = pick(&facts, choice)?;
-    Ok(all.into_iter().nth(index).expect("picked from this list"))
+    let mut all = Vec::new();
+    for backends in [PRIMARY, wgpu::Backends::GL] {
+        for adapter in enumerate(backends) {
+            let facts = AdapterFacts::of(all.len(), &adapter);
+            all.push((adapter, facts));
+        }
+        let facts: Vec<&AdapterFacts> = all.iter().map(|(_, facts)| facts).collect();
+        let named = choice.index.is_some() || choice.backend.is_some_and(|b| b != BackendName::Gl);
+        match pick(&facts, choice) {
+            Ok(i) if backends == PRIMARY && !named && facts[i].kind == DeviceKind::Software => {}
+            Ok(i) => return Ok(all.swap_remove(i)),
+            Err(_) if backends == PRIMARY => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(RuntimeError::NoAdapter)
 }
 
 /// The place in `all` of the best adapter that fits `choice`.
@@ -244,8 +257,9 @@ fn pick(all: &[&AdapterFacts], choice: &AdapterChoice) -> Result<usize, RuntimeE
     })
 }
 
-fn enumerate() -> Vec<wgpu::Adapter> {
-    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12 | wgpu::Backends::GL;
+const PRIMARY: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+
+fn enumerate(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
     let descriptor = wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
     let instance = wgpu::Instance::new(descriptor);
     pollster::block_on(instance.enumerate_adapters(backends))

@@ -23,6 +23,13 @@ mod program;
 mod reference;
 mod session;
 
+#[cfg(test)]
+mod cases;
+#[cfg(test)]
+mod naive;
+#[cfg(test)]
+mod tests;
+
 pub use adapter::{AdapterChoice, AdapterFacts, BackendName, DeviceKind, LimitFacts, adapters};
 pub use compare::{Comparison, Tolerance, compare};
 pub use device::Gpu;

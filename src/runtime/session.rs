@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::RuntimeError;
 use super::adapter::{AdapterChoice, AdapterFacts};
 use super::device::Gpu;
-use super::emit::emit;
+use super::emit::{Target, emit};
 use super::inputs::check_inputs;
 use super::program::{BINDING_ALIGN, Dispatch, Port, Program, Source, Step};
 use crate::ir::{Model, Shape, Tensor, Verified};
@@ -69,8 +69,18 @@ impl Session {
     /// # Errors
     /// When the model does not fit the adapter, or the driver fails.
     pub fn on(gpu: &Gpu, model: &Verified<Model>, batch: usize) -> Result<Self, RuntimeError> {
+        Self::for_target(gpu, model, batch, gpu.target())
+    }
+
+    /// As [`Session::on`], with the kernels that `target` prefers, whatever the adapter is.
+    pub(super) fn for_target(
+        gpu: &Gpu,
+        model: &Verified<Model>,
+        batch: usize,
+        target: Target,
+    ) -> Result<Self, RuntimeError> {
         let start = Instant::now();
-        let program = emit(model, batch, gpu.target())?;
+        let program = emit(model, batch, target)?;
         check_limits(&program, gpu.facts())?;
         let compile = Instant::now();
         let pipelines = program.dispatches().map(|d| gpu.pipeline(d)).collect::<Result<Vec<_>, _>>()?;
