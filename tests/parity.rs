@@ -129,10 +129,9 @@ impl Fixture {
     /// `graph` with the fixture's weights, as the training passes leave it.
     fn model(&self, graph: ir::Graph) -> Verified<Model> {
         let mut model = Model::initial(graph, 0);
-        let named = |name: &String| {
-            name.strip_prefix("weight/").filter(|n| !n.starts_with("alphas") && !n.starts_with("betas"))
-        };
-        let weights = self.tensors.iter().filter_map(|(n, t)| Some((named(n)?.to_owned(), t.clone())));
+        let arch = |name: &str| name.starts_with("alphas") || name.starts_with("betas");
+        let weights = self.tensors.iter().filter_map(|(n, t)| Some((n.strip_prefix("weight/")?, t)));
+        let weights = weights.filter(|(n, _)| !arch(n)).map(|(n, t)| (n.to_owned(), t.clone()));
         assign(&mut model, weights.collect(), Path::new(&self.path)).unwrap();
         apply(TRAINING, verify(model).unwrap()).unwrap().0
     }

@@ -12,10 +12,9 @@ use super::{
     simd::{map, splat, sums},
 };
 
-/// What one channel's plane becomes: `(x - center) * factor + offset`.
+/// What one channel's plane becomes: `x * factor + offset`.
 #[derive(Clone, Copy)]
 struct Line {
-    center: f32,
     factor: f32,
     offset: f32,
 }
@@ -53,7 +52,9 @@ pub fn forward(x: FlexTensor, affine: Option<[FlexTensor; 2]>, eps: f32) -> [Fle
         let factor = scale * inverse_deviation(variance, eps);
         mean.push(center as f32);
         var.push(variance);
-        lines.push(Line { center: center as f32, factor, offset });
+        // One scale and shift, rounded as PyTorch rounds it: where two outputs almost tie, a max pool behind must choose the
+        // same one.
+        lines.push(Line { factor, offset: offset - center as f32 * factor });
     }
     let [y] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| lines_of(x, planes, &lines, out));
     [into_tensor(y, x.dims), into_tensor(mean, [c]), into_tensor(var, [c])]
@@ -98,7 +99,7 @@ pub fn backward(
 pub fn scale_and_shift(x: FlexTensor, scale: FlexTensor, shift: FlexTensor) -> FlexTensor {
     let x = readable(x);
     let x = View::new(&x);
-    let line = |(factor, offset)| Line { center: 0.0, factor, offset };
+    let line = |(factor, offset)| Line { factor, offset };
     let lines: Vec<Line> = vector(&scale).into_iter().zip(vector(&shift)).map(line).collect();
     let [y] = fill_planes(x.dims, [x.pixels()], x.pixels(), |planes, [out]| lines_of(x, planes, &lines, out));
     into_tensor(y, x.dims)
@@ -164,8 +165,8 @@ fn sums_of<'a, S: Simd>(g: View<'a>, planes: Range<usize>, out: &mut [f32]) {
 fn lines_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, lines: &[Line], out: &mut [f32]) {
     for (plane, out) in planes.zip(out.chunks_exact_mut(x.pixels())) {
         let line = lines[plane % x.dims[1]];
-        let [center, factor, offset] = [line.center, line.factor, line.offset].map(splat::<S>);
-        map([x.nth_plane(plane)], out, |[x]: [Vector<S, f32>; 1]| (x - center).mul_add(factor, offset));
+        let [factor, offset] = [line.factor, line.offset].map(splat::<S>);
+        map([x.nth_plane(plane)], out, |[x]: [Vector<S, f32>; 1]| x.mul_add(factor, offset));
     }
 }
 
