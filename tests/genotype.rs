@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use idarts_compile::genotype::{
-    Cell, Edge, Genotype, GenotypeError, Position, Primitive, Provenance,
-};
+use idarts_compile::genotype::{Cell, Edge, Genotype, GenotypeError, Position, Primitive, Provenance};
 
 /// The cells as the papers' code has them, in a module that is written as such modules are.
 const PUBLISHED: &str = r#"""" Genotype(normal=[]) in a docstring is none. """
@@ -60,9 +58,7 @@ PC_DARTS_image = Genotype(normal=[('skip_connect', 1), ('sep_conv_3x3', 0), ('se
 fn shipped_files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("genotypes");
     let entries = fs::read_dir(folder).expect("the folder genotypes");
-    let mut files: Vec<_> = entries
-        .map(|entry| entry.expect("an entry").path())
-        .collect();
+    let mut files: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
     files.sort();
     files
 }
@@ -85,10 +81,7 @@ fn every_shipped_file_is_known_by_name_and_tells_its_source() {
         assert_eq!(Genotype::shipped(&genotype.name.to_uppercase()), embedded);
         names.insert(genotype.name);
     }
-    let known: BTreeSet<_> = Genotype::shipped_names()
-        .iter()
-        .map(|name| name.to_string())
-        .collect();
+    let known: BTreeSet<_> = Genotype::shipped_names().iter().map(|name| name.to_string()).collect();
     assert_eq!(names, known);
     assert_eq!(names.len(), 6);
     assert_eq!(Genotype::shipped("ResNet"), None);
@@ -166,11 +159,7 @@ fn provenance_with_line_ends_stays_in_the_comments_of_python() {
 fn a_genotype_of_a_module_is_found_by_name_alias_and_past_faulty_ones() {
     let file = Path::new("genotypes.py");
     let text = format!("{PUBLISHED}\nODD = Genotype(normal=[('my_op', 0)])\nA = B\nB = A\n");
-    for (name, found) in [
-        ("DARTS_V2", "DARTS_V2"),
-        ("DARTS", "DARTS_V2"),
-        ("NASNet", "NASNet"),
-    ] {
+    for (name, found) in [("DARTS_V2", "DARTS_V2"), ("DARTS", "DARTS_V2"), ("NASNet", "NASNet")] {
         let genotype = Genotype::from_python_named(&text, file, name).expect(name);
         assert_eq!(genotype.name, found);
     }
@@ -212,19 +201,9 @@ fn a_bare_python_literal_is_called_as_its_file() {
 #[test]
 fn a_genotype_made_in_the_program_is_checked_by_key() {
     let edge = |primitive, input| Edge { primitive, input };
-    let cell = Cell {
-        nodes: vec![[
-            edge(Primitive::SepConv3x3, 0),
-            edge(Primitive::SkipConnect, 1),
-        ]],
-        concat: vec![2],
-    };
-    let good = Genotype {
-        name: "made".to_owned(),
-        normal: cell.clone(),
-        reduce: cell,
-        provenance: Provenance::default(),
-    };
+    let cell = Cell { nodes: vec![[edge(Primitive::SepConv3x3, 0), edge(Primitive::SkipConnect, 1)]], concat: vec![2] };
+    let good =
+        Genotype { name: "made".to_owned(), normal: cell.clone(), reduce: cell, provenance: Provenance::default() };
     good.check().expect("a sound genotype");
     let mut bad = good;
     bad.reduce.nodes[0][1].input = 2;
@@ -245,24 +224,16 @@ fn a_genotype_made_in_the_program_is_checked_by_key() {
 fn files_are_written_whole_and_by_their_ending() {
     let folder = tempfile::tempdir().expect("a folder");
     let genotype = Genotype::shipped("PC_DARTS_image").expect("a shipped genotype");
-    for (name, expected) in [
-        ("a.yaml", genotype.to_yaml()),
-        ("a.py", genotype.to_python()),
-    ] {
+    for (name, expected) in [("a.yaml", genotype.to_yaml()), ("a.py", genotype.to_python())] {
         let file = folder.path().join(name);
         fs::write(&file, "something longer than nothing that was there before").expect("a file");
         genotype.write(&file).expect("a folder to write to");
         assert_eq!(fs::read_to_string(&file).expect("a file"), expected);
         let back = Genotype::read(&file).expect("a genotype");
-        assert_eq!(
-            without_provenance(back),
-            without_provenance(genotype.clone())
-        );
+        assert_eq!(without_provenance(back), without_provenance(genotype.clone()));
     }
-    let left: BTreeSet<_> = fs::read_dir(folder.path())
-        .expect("the folder")
-        .map(|entry| entry.expect("an entry").file_name())
-        .collect();
+    let left: BTreeSet<_> =
+        fs::read_dir(folder.path()).expect("the folder").map(|entry| entry.expect("an entry").file_name()).collect();
     assert_eq!(left, BTreeSet::from(["a.py".into(), "a.yaml".into()]));
 }
 
@@ -270,16 +241,11 @@ fn files_are_written_whole_and_by_their_ending() {
 fn a_file_that_cannot_be_read_or_written_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let missing = folder.path().join("missing").join("a.yaml");
-    let error = Genotype::read(&missing)
-        .expect_err("no such file")
-        .to_string();
+    let error = Genotype::read(&missing).expect_err("no such file").to_string();
     assert!(error.contains("missing/a.yaml"), "{error}");
     assert!(error.contains("PC_DARTS_cifar"), "{error}");
     let genotype = Genotype::shipped("NASNet").expect("a shipped genotype");
-    let error = genotype
-        .write(&missing)
-        .expect_err("no such folder")
-        .to_string();
+    let error = genotype.write(&missing).expect_err("no such folder").to_string();
     assert!(error.contains("missing/a.yaml"), "{error}");
     assert!(error.contains("check that the folder exists"), "{error}");
 
@@ -295,9 +261,6 @@ fn a_file_that_cannot_be_read_or_written_is_named() {
     let error = Genotype::read(&several).expect_err("which one?");
     let problem = "the file has several genotypes (NASNet, AmoebaNet, DARTS_V1, DARTS_V2, \
                    PC_DARTS_cifar, PC_DARTS_image); say which one, or keep one";
-    let position = Position {
-        line: 26,
-        column: 13,
-    };
+    let position = Position { line: 26, column: 13 };
     assert_eq!(parts(&error), (position, "", problem.to_owned()));
 }

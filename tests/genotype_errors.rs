@@ -39,21 +39,14 @@ TINY = Genotype(
 
 /// Replace `from` by `to` in `base`, read that, and compare the message. In `message`, STATE and
 /// PRIMITIVES stand for the words that many messages share.
-fn check_damage(
-    base: &str,
-    read: impl Fn(&str) -> Result<(), GenotypeError>,
-    (from, to): (&str, &str),
-    message: &str,
-) {
+fn check_damage(base: &str, read: impl Fn(&str) -> Result<(), GenotypeError>, (from, to): (&str, &str), message: &str) {
     let state = "the number of a state (0 and 1 are the cell's inputs, 2 is node 0)";
     let primitives = "the primitives are max_pool_3x3, avg_pool_3x3, skip_connect, sep_conv_3x3, \
                       sep_conv_5x5, dil_conv_3x3, dil_conv_5x5, sep_conv_7x7, conv_7x1_1x7";
     assert!(base.contains(from), "{from}");
     let text = base.replacen(from, to, 1);
     let error = read(&text).expect_err(&text).to_string();
-    let message = message
-        .replace("STATE", state)
-        .replace("PRIMITIVES", primitives);
+    let message = message.replace("STATE", state).replace("PRIMITIVES", primitives);
     assert_eq!(error, message, "{text}");
 }
 
@@ -77,10 +70,7 @@ fn a_yaml_file_may_be_written_in_any_style_and_order() {
         ("version: 1", "%YAML 1.2\n---\nversion: 1"),
         ("name: tiny", "# a comment\nname: 'tiny'  # and one more"),
         ("concat: [2, 3]", "concat:\n  - 2\n  - 3"),
-        (
-            "  valid_top1: 0.9\n",
-            "  valid_top1: 9e-1\n  tool:\n  epochs: ~\n",
-        ),
+        ("  valid_top1: 0.9\n", "  valid_top1: 9e-1\n  tool:\n  epochs: ~\n"),
     ] {
         let text = YAML.replacen(from, to, if from == "\n" { usize::MAX } else { 1 });
         let genotype = Genotype::from_yaml(&text, file).expect(&text);
@@ -93,16 +83,8 @@ fn every_yaml_error_tells_line_column_key_and_fix() {
     let check = |from, to, message: &str| check_damage(YAML, read_yaml, (from, to), message);
 
     // The whole file.
-    check(
-        YAML,
-        "",
-        "x.yaml:1:1: the file is empty; it needs the keys version, name, normal and reduce",
-    );
-    check(
-        YAML,
-        "# nothing\n",
-        "x.yaml:1:1: the file is empty; it needs the keys version, name, normal and reduce",
-    );
+    check(YAML, "", "x.yaml:1:1: the file is empty; it needs the keys version, name, normal and reduce");
+    check(YAML, "# nothing\n", "x.yaml:1:1: the file is empty; it needs the keys version, name, normal and reduce");
     check(
         YAML,
         "hello",
@@ -140,26 +122,14 @@ fn every_yaml_error_tells_line_column_key_and_fix() {
     );
 
     // Keys.
-    check(
-        "version: 1\n",
-        "",
-        "x.yaml:1:1: the key `version` is missing; add `version: 1`",
-    );
+    check("version: 1\n", "", "x.yaml:1:1: the key `version` is missing; add `version: 1`");
     check(
         "version: 1",
         "version: 2",
         "x.yaml:1:10: version: version 2 cannot be read; this program reads `version: 1`",
     );
-    check(
-        "version: 1",
-        "version: one",
-        "x.yaml:1:10: version: expected the number 1, found the text \"one\"",
-    );
-    check(
-        "name: tiny\n",
-        "",
-        "x.yaml:1:1: the key `name` is missing; add `name: my_cells`",
-    );
+    check("version: 1", "version: one", "x.yaml:1:10: version: expected the number 1, found the text \"one\"");
+    check("name: tiny\n", "", "x.yaml:1:1: the key `name` is missing; add `name: my_cells`");
     check(
         "name:",
         "nmae:",
@@ -177,11 +147,7 @@ fn every_yaml_error_tells_line_column_key_and_fix() {
         "  seed: 3\n  seed: 4\n",
         "x.yaml:18:3: provenance.seed: the key `seed` is given twice; keep one of the two",
     );
-    check(
-        "  concat: [2, 3]\n",
-        "",
-        "x.yaml:4:3: normal: the key `concat` is missing; add `concat: [2, 3, 4, 5]`",
-    );
+    check("  concat: [2, 3]\n", "", "x.yaml:4:3: normal: the key `concat` is missing; add `concat: [2, 3, 4, 5]`");
     check(
         "reduce:\n  concat: [3]\n",
         "reduce:\n",
@@ -200,31 +166,11 @@ fn every_yaml_error_tells_line_column_key_and_fix() {
     );
 
     // Types.
-    check(
-        "name: tiny",
-        "name: 17",
-        "x.yaml:2:7: name: expected text (put it in quotes), found the number 17",
-    );
-    check(
-        "name: tiny",
-        "name: \"\"",
-        "x.yaml:2:7: name: the name is empty; give the genotype a name",
-    );
-    check(
-        "name: tiny",
-        "name:",
-        "x.yaml:2:6: name: expected text, found nothing",
-    );
-    check(
-        "[2, 3]",
-        "[2, 3.5]",
-        "x.yaml:7:15: normal.concat[1]: expected STATE, found the number 3.5",
-    );
-    check(
-        "input: 1",
-        "input: -1",
-        "x.yaml:5:34: normal.nodes[0][0].input: expected STATE, found the number -1",
-    );
+    check("name: tiny", "name: 17", "x.yaml:2:7: name: expected text (put it in quotes), found the number 17");
+    check("name: tiny", "name: \"\"", "x.yaml:2:7: name: the name is empty; give the genotype a name");
+    check("name: tiny", "name:", "x.yaml:2:6: name: expected text, found nothing");
+    check("[2, 3]", "[2, 3.5]", "x.yaml:7:15: normal.concat[1]: expected STATE, found the number 3.5");
+    check("input: 1", "input: -1", "x.yaml:5:34: normal.nodes[0][0].input: expected STATE, found the number -1");
     check(
         "{op: skip_connect, input: 0}",
         "[skip_connect, 0]",
@@ -237,11 +183,7 @@ fn every_yaml_error_tells_line_column_key_and_fix() {
         "x.yaml:9:11: reduce.concat: expected a list of states, e.g. [2, 3, 4, 5], found the \
          number 3",
     );
-    check(
-        "seed: 3",
-        "seed: -3",
-        "x.yaml:17:9: provenance.seed: expected a whole number from 0, found the number -3",
-    );
+    check("seed: 3", "seed: -3", "x.yaml:17:9: provenance.seed: expected a whole number from 0, found the number -3");
     check(
         "valid_top1: 0.9",
         "valid_top1: high",
@@ -301,11 +243,7 @@ fn every_yaml_error_tells_line_column_key_and_fix() {
         "x.yaml:9:12: reduce.concat[0]: state 1 is out of range: the cell's nodes are the \
          states 2..=3, and 0 and 1 are its inputs",
     );
-    check(
-        "[2, 3]",
-        "[2, 3, 2]",
-        "x.yaml:7:18: normal.concat[2]: state 2 is listed twice; keep one of the two",
-    );
+    check("[2, 3]", "[2, 3, 2]", "x.yaml:7:18: normal.concat[2]: state 2 is listed twice; keep one of the two");
     check(
         "[2, 3]",
         "[]",
@@ -350,26 +288,10 @@ fn every_python_error_tells_line_column_item_and_fix() {
         "x.py:7:5: unknown key `reduced_concat` (did you mean `reduce_concat`?); the keys here \
          are normal, normal_concat, reduce, reduce_concat",
     );
-    check(
-        "reduce_concat",
-        "normal_concat",
-        "x.py:7:5: the key `normal_concat` is given twice; keep one of the two",
-    );
-    check(
-        "reduce_concat=",
-        "",
-        "x.py:7:5: expected a keyword, e.g. `normal=`, found `[`",
-    );
-    check(
-        "range(2, 3),",
-        "range(2, 3)",
-        "x.py:5:5: expected `,` or the closing bracket, found `reduce`",
-    );
-    check(
-        "[2, 3])",
-        "[2, 3]",
-        "x.py:8:1: expected `,` or the closing bracket, found the end of the file",
-    );
+    check("reduce_concat", "normal_concat", "x.py:7:5: the key `normal_concat` is given twice; keep one of the two");
+    check("reduce_concat=", "", "x.py:7:5: expected a keyword, e.g. `normal=`, found `[`");
+    check("range(2, 3),", "range(2, 3)", "x.py:5:5: expected `,` or the closing bracket, found `reduce`");
+    check("[2, 3])", "[2, 3]", "x.py:8:1: expected `,` or the closing bracket, found the end of the file");
 
     // Edges.
     check(
@@ -390,11 +312,7 @@ fn every_python_error_tells_line_column_item_and_fix() {
         "x.py:6:30: reduce[2][1]: state 3 is out of range: node 1 is state 3 and may read \
          states 0..=2",
     );
-    check(
-        "('skip_connect', 2)",
-        "('skip_connect', -1)",
-        "x.py:6:30: reduce[2][1]: expected STATE, found `-`",
-    );
+    check("('skip_connect', 2)", "('skip_connect', -1)", "x.py:6:30: reduce[2][1]: expected STATE, found `-`");
     check(
         "('skip_connect', 2)",
         "('skip_connect', 2.0)",
@@ -445,11 +363,7 @@ fn every_python_error_tells_line_column_item_and_fix() {
         "x.py:7:23: reduce_concat[1]: state 4 is out of range: the cell's nodes are the states \
          2..=3, and 0 and 1 are its inputs",
     );
-    check(
-        "[2, 3]",
-        "[2, 2]",
-        "x.py:7:23: reduce_concat[1]: state 2 is listed twice; keep one of the two",
-    );
+    check("[2, 3]", "[2, 2]", "x.py:7:23: reduce_concat[1]: state 2 is listed twice; keep one of the two");
     check(
         "[2, 3]",
         "[]",
@@ -480,11 +394,7 @@ fn every_python_error_tells_line_column_item_and_fix() {
         ("range(1, 3)", 0, 1),
         ("range(3)", 0, 0),
         ("range(7, 9)", 0, 7),
-        (
-            "range(18446744073709551614, 18446744073709551615)",
-            0,
-            18446744073709551614u64,
-        ),
+        ("range(18446744073709551614, 18446744073709551615)", 0, 18446744073709551614u64),
     ] {
         let message = format!(
             "x.py:4:19: normal_concat[{index}]: state {bad} is out of range: the cell's nodes are \
@@ -500,10 +410,7 @@ fn a_damaged_file_is_a_genotype_or_an_error_with_a_place_in_it() {
         if let Err(error) = read(text) {
             let Position { line, column } = error.position().expect("a position");
             // What is missing at the end is missing behind the last line end.
-            assert!(
-                (1..=text.lines().count() + 1).contains(&line),
-                "{error}\n{text}"
-            );
+            assert!((1..=text.lines().count() + 1).contains(&line), "{error}\n{text}");
             assert!((1..=100).contains(&column), "{error}\n{text}");
         }
     };
@@ -512,9 +419,7 @@ fn a_damaged_file_is_a_genotype_or_an_error_with_a_place_in_it() {
             let (before, after) = whole.split_at(at);
             check(before, read);
             check(&format!("{before}{}", &after[1..]), read);
-            for inserted in [
-                "[", "}", "'", "\"", ":", "-", "\n", "#", "\\", "&a", "\u{e9}", "9",
-            ] {
+            for inserted in ["[", "}", "'", "\"", ":", "-", "\n", "#", "\\", "&a", "\u{e9}", "9"] {
                 check(&format!("{before}{inserted}{after}"), read);
             }
         }

@@ -57,18 +57,13 @@ pub(super) fn check(genotype: &Genotype) -> Result<(), Fault> {
     if genotype.name.trim().is_empty() {
         return fault(Part::Name, Problem::EmptyName);
     }
-    for (side, cell) in [
-        (Side::Normal, &genotype.normal),
-        (Side::Reduce, &genotype.reduce),
-    ] {
+    for (side, cell) in [(Side::Normal, &genotype.normal), (Side::Reduce, &genotype.reduce)] {
         if let Err((part, problem)) = check_cell(cell) {
             return fault(Part::Cell(side, part), problem);
         }
     }
     match genotype.provenance.valid_top1 {
-        Some(value) if !value.is_finite() => {
-            fault(Part::ValidTop1, Problem::NotAnAccuracy { value })
-        }
+        Some(value) if !value.is_finite() => fault(Part::ValidTop1, Problem::NotAnAccuracy { value }),
         _ => Ok(()),
     }
 }

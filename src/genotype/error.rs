@@ -28,10 +28,7 @@ pub enum GenotypeError {
 
     /// The text or the value is no genotype.
     #[error("{place}: {problem}")]
-    Invalid {
-        place: Box<Place>,
-        problem: Box<Problem>,
-    },
+    Invalid { place: Box<Place>, problem: Box<Problem> },
 }
 
 /// Where in which genotype an error is.
@@ -74,23 +71,13 @@ pub enum Problem {
     #[error("version {found} cannot be read; this program reads `version: 1`")]
     Version { found: u64 },
     #[error("the key `{key}` is missing; add `{example}`")]
-    MissingKey {
-        key: &'static str,
-        example: &'static str,
-    },
+    MissingKey { key: &'static str, example: &'static str },
     #[error("unknown key `{key}`{}; the keys here are {}", hint(*.nearest), .known.join(", "))]
-    UnknownKey {
-        key: String,
-        known: &'static [&'static str],
-        nearest: Option<&'static str>,
-    },
+    UnknownKey { key: String, known: &'static [&'static str], nearest: Option<&'static str> },
     #[error("the key `{key}` is given twice; keep one of the two")]
     DuplicateKey { key: String },
     #[error("expected {expected}, found {found}")]
-    Expected {
-        expected: &'static str,
-        found: String,
-    },
+    Expected { expected: &'static str, found: String },
     #[error("the name is empty; give the genotype a name")]
     EmptyName,
     #[error("{value} is no accuracy; give a number, or leave the key out")]
@@ -125,28 +112,16 @@ pub enum Problem {
     )]
     NoLiteral,
     #[error("there is no genotype named `{name}`{}; the file has {}", hint(.nearest.as_deref()), .known.join(", "))]
-    NoSuchName {
-        name: String,
-        known: Vec<String>,
-        nearest: Option<String>,
-    },
+    NoSuchName { name: String, known: Vec<String>, nearest: Option<String> },
     #[error("the file has several genotypes ({}); say which one, or keep one", .names.join(", "))]
     Ambiguous { names: Vec<String> },
 }
 
 impl GenotypeError {
-    pub(super) fn in_file(
-        file: &std::path::Path,
-        position: Position,
-        key: String,
-        problem: Problem,
-    ) -> Self {
+    pub(super) fn in_file(file: &std::path::Path, position: Position, key: String, problem: Problem) -> Self {
         let file = file.to_owned();
         Self::Invalid {
-            place: Box::new(Place {
-                origin: Origin::File { file, position },
-                key,
-            }),
+            place: Box::new(Place { origin: Origin::File { file, position }, key }),
             problem: Box::new(problem),
         }
     }
@@ -186,10 +161,7 @@ impl Position {
     /// The place right after `before`, which starts the text.
     pub(super) fn after(before: &str) -> Position {
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Position {
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-        }
+        Position { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
     }
 }
 

@@ -79,10 +79,7 @@ impl Genotype {
             true => self.to_python(),
             false => self.to_yaml(),
         };
-        replace_file(path, text.as_bytes()).map_err(|cause| GenotypeError::Write {
-            file: path.to_owned(),
-            cause,
-        })
+        replace_file(path, text.as_bytes()).map_err(|cause| GenotypeError::Write { file: path.to_owned(), cause })
     }
 
     /// Read YAML text; `file` is named in errors.
@@ -123,9 +120,7 @@ impl Genotype {
 
     /// The genotype that comes with the program under this name, in any case.
     pub fn shipped(name: &str) -> Option<Self> {
-        let index = shipped::NAMES
-            .iter()
-            .position(|known| known.eq_ignore_ascii_case(name))?;
+        let index = shipped::NAMES.iter().position(|known| known.eq_ignore_ascii_case(name))?;
         let (file, text) = shipped::FILES[index];
         let genotype = yaml::from_yaml(text, &Path::new("genotypes").join(file));
         Some(genotype.expect("each shipped genotype is read by the tests"))
@@ -143,12 +138,7 @@ impl Genotype {
     /// The first thing that is wrong, with its key path.
     pub fn check(&self) -> Result<(), GenotypeError> {
         check::check(self).map_err(|fault| GenotypeError::Invalid {
-            place: Box::new(Place {
-                origin: Origin::Memory {
-                    name: self.name.clone(),
-                },
-                key: yaml::key(fault.part),
-            }),
+            place: Box::new(Place { origin: Origin::Memory { name: self.name.clone() }, key: yaml::key(fault.part) }),
             problem: Box::new(fault.problem),
         })
     }
@@ -160,10 +150,7 @@ fn is_python(path: &Path) -> bool {
 }
 
 fn read_text(path: &Path) -> Result<String, GenotypeError> {
-    let bytes = fs::read(path).map_err(|cause| GenotypeError::Read {
-        file: path.to_owned(),
-        cause,
-    })?;
+    let bytes = fs::read(path).map_err(|cause| GenotypeError::Read { file: path.to_owned(), cause })?;
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let bytes = error.as_bytes();

@@ -94,10 +94,7 @@ impl Primitive {
     /// At stride 2 a skip is a factorized reduction, which has weights.
     pub fn is_parameter_free(self) -> bool {
         match self {
-            Primitive::None
-            | Primitive::MaxPool3x3
-            | Primitive::AvgPool3x3
-            | Primitive::SkipConnect => true,
+            Primitive::None | Primitive::MaxPool3x3 | Primitive::AvgPool3x3 | Primitive::SkipConnect => true,
             Primitive::SepConv3x3
             | Primitive::SepConv5x5
             | Primitive::DilConv3x3
@@ -153,19 +150,13 @@ mod tests {
 
     #[test]
     fn four_primitives_have_no_weights() {
-        let free: Vec<_> = Primitive::ALL
-            .into_iter()
-            .filter(|p| p.is_parameter_free())
-            .collect();
+        let free: Vec<_> = Primitive::ALL.into_iter().filter(|p| p.is_parameter_free()).collect();
         assert_eq!(free, Primitive::ALL[..4]);
     }
 
     #[test]
     fn an_unknown_name_is_answered_with_the_nearest_and_the_list() {
-        let message = "sep_conv3x3"
-            .parse::<Primitive>()
-            .expect_err("it is not a name")
-            .to_string();
+        let message = "sep_conv3x3".parse::<Primitive>().expect_err("it is not a name").to_string();
         assert_eq!(
             message,
             "unknown primitive `sep_conv3x3` (did you mean `sep_conv_3x3`?); the primitives are \

@@ -36,17 +36,8 @@ pub(super) enum Fact<'a> {
 
 impl Provenance {
     /// The keys of a genotype file's `provenance`.
-    pub(super) const KEYS: [&'static str; 9] = [
-        "source",
-        "method",
-        "dataset",
-        "seed",
-        "epochs",
-        "valid_top1",
-        "config_hash",
-        "tool",
-        "created",
-    ];
+    pub(super) const KEYS: [&'static str; 9] =
+        ["source", "method", "dataset", "seed", "epochs", "valid_top1", "config_hash", "tool", "created"];
 
     /// The known facts with their keys, in the order of [`Provenance::KEYS`].
     pub(super) fn facts(&self) -> Vec<(&'static str, Fact<'_>)> {

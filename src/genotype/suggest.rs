@@ -53,13 +53,9 @@ mod tests {
 
     #[test]
     fn distances_count_single_edits_and_swaps() {
-        for (a, b, expected) in [
-            ("", "", 0),
-            ("", "abc", 3),
-            ("kitten", "sitting", 3),
-            ("input", "inptu", 1),
-            ("op", "opp", 1),
-        ] {
+        for (a, b, expected) in
+            [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("input", "inptu", 1), ("op", "opp", 1)]
+        {
             let chars = |s: &str| s.chars().collect::<Vec<_>>();
             assert_eq!(distance(&chars(a), &chars(b)), expected, "{a} {b}");
             assert_eq!(distance(&chars(b), &chars(a)), expected, "{b} {a}");
@@ -68,12 +64,7 @@ mod tests {
 
     #[test]
     fn only_a_slip_of_the_pen_is_corrected() {
-        let known = [
-            "max_pool_3x3",
-            "sep_conv_3x3",
-            "sep_conv_5x5",
-            "skip_connect",
-        ];
+        let known = ["max_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "skip_connect"];
         for (name, expected) in [
             ("sep_conv3x3", Some("sep_conv_3x3")),
             ("Sep-Conv-5x5", Some("sep_conv_5x5")),

@@ -90,14 +90,8 @@ pub(super) fn cells(tokens: &[Token], literal: &Literal) -> Result<[Written; 2],
     };
     let [normal, reduce] = edges;
     let [normal_concat, reduce_concat] = states;
-    let normal = Written {
-        edges: normal.ok_or_else(|| missing(0))?,
-        states: normal_concat.ok_or_else(|| missing(1))?,
-    };
-    let reduce = Written {
-        edges: reduce.ok_or_else(|| missing(2))?,
-        states: reduce_concat.ok_or_else(|| missing(3))?,
-    };
+    let normal = Written { edges: normal.ok_or_else(|| missing(0))?, states: normal_concat.ok_or_else(|| missing(1))? };
+    let reduce = Written { edges: reduce.ok_or_else(|| missing(2))?, states: reduce_concat.ok_or_else(|| missing(3))? };
     Ok([normal, reduce])
 }
 
@@ -119,11 +113,7 @@ impl Cursor<'_> {
         }
         let field = FIELDS.iter().position(|field| field == name);
         let field = field.ok_or_else(|| {
-            let problem = Problem::UnknownKey {
-                key: name.clone(),
-                known: &FIELDS,
-                nearest: nearest(name, FIELDS),
-            };
+            let problem = Problem::UnknownKey { key: name.clone(), known: &FIELDS, nearest: nearest(name, FIELDS) };
             Fault::new(self.position(), problem)
         })?;
         self.index += 2;
@@ -158,17 +148,9 @@ impl Cursor<'_> {
         let position = self.position();
         let input = self.number(&format!("{key}[1]"))?;
         self.take(',');
-        self.need(
-            close,
-            "the end of the edge: it has a primitive and a state",
-            key,
-        )?;
+        self.need(close, "the end of the edge: it has a primitive and a state", key)?;
         let edge = Edge { primitive, input };
-        Ok(WrittenEdge {
-            edge,
-            op,
-            input: position,
-        })
+        Ok(WrittenEdge { edge, op, input: position })
     }
 
     fn states(&mut self, key: &str) -> Result<States, Fault> {
@@ -263,11 +245,7 @@ impl Cursor<'_> {
 
     fn expected(&self, expected: &'static str, key: &str) -> Fault {
         let found = self.kind().described();
-        Fault {
-            position: self.position(),
-            key: key.to_owned(),
-            problem: Problem::Expected { expected, found },
-        }
+        Fault { position: self.position(), key: key.to_owned(), problem: Problem::Expected { expected, found } }
     }
 
     fn kind(&self) -> &Kind {

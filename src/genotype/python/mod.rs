@@ -34,8 +34,7 @@ pub(super) fn all(text: &str, file: &Path) -> Result<Vec<Genotype>, GenotypeErro
     let module = module(text, file)?;
     let literals = module.literals.iter();
     let read = literals.map(|literal| parse::genotype(&module.tokens, literal));
-    read.collect::<Result<_, _>>()
-        .map_err(|fault| fault.in_file(file))
+    read.collect::<Result<_, _>>().map_err(|fault| fault.in_file(file))
 }
 
 /// The only genotype of a Python text.
@@ -44,13 +43,8 @@ pub(super) fn only(text: &str, file: &Path) -> Result<Genotype, GenotypeError> {
     match module.literals.as_slice() {
         [literal] => parse::genotype(&module.tokens, literal),
         literals => {
-            let names = literals
-                .iter()
-                .map(|literal| literal.name.clone())
-                .collect();
-            let position = literals
-                .get(1)
-                .map_or(Position::START, |second| second.position);
+            let names = literals.iter().map(|literal| literal.name.clone()).collect();
+            let position = literals.get(1).map_or(Position::START, |second| second.position);
             Err(Fault::new(position, Problem::Ambiguous { names }))
         }
     }
@@ -64,10 +58,7 @@ pub(super) fn named(text: &str, file: &Path, name: &str) -> Result<Genotype, Gen
     let mut wanted = name;
     // An alias is followed at most as often as there are aliases, so a circle ends.
     for _ in 0..=module.aliases.len() {
-        let found = module
-            .literals
-            .iter()
-            .rfind(|literal| literal.name == wanted);
+        let found = module.literals.iter().rfind(|literal| literal.name == wanted);
         if let Some(literal) = found {
             let read = parse::genotype(&module.tokens, literal);
             return read.map_err(|fault| fault.in_file(file));
@@ -78,17 +69,9 @@ pub(super) fn named(text: &str, file: &Path, name: &str) -> Result<Genotype, Gen
             None => break,
         }
     }
-    let known: Vec<_> = module
-        .literals
-        .iter()
-        .map(|literal| literal.name.clone())
-        .collect();
+    let known: Vec<_> = module.literals.iter().map(|literal| literal.name.clone()).collect();
     let nearest = nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
-    let problem = Problem::NoSuchName {
-        name: name.to_owned(),
-        known,
-        nearest,
-    };
+    let problem = Problem::NoSuchName { name: name.to_owned(), known, nearest };
     Err(Fault::new(Position::START, problem).in_file(file))
 }
 
@@ -107,11 +90,7 @@ fn module(text: &str, file: &Path) -> Result<Module, GenotypeError> {
 impl Fault {
     fn new(position: Position, problem: Problem) -> Self {
         let key = String::new();
-        Fault {
-            position,
-            key,
-            problem,
-        }
+        Fault { position, key, problem }
     }
 
     fn in_file(self, file: &Path) -> GenotypeError {

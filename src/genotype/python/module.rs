@@ -28,26 +28,16 @@ pub(super) fn module(tokens: Vec<Token>, nameless: &str) -> Module {
     let kinds: Vec<_> = tokens.iter().map(|token| &token.kind).collect();
     let literals = (0..kinds.len()).filter_map(|index| {
         let name = call_name(&kinds[..index], &kinds[index..])?;
-        Some(Literal {
-            name: name.unwrap_or(nameless).to_owned(),
-            position: tokens[index].position,
-            start: index + 2,
-        })
+        Some(Literal { name: name.unwrap_or(nameless).to_owned(), position: tokens[index].position, start: index + 2 })
     });
     let literals = literals.collect();
     let lines = kinds.split(|kind| matches!(kind, Kind::LineEnd | Kind::End));
     let aliases = lines.filter_map(|line| match line {
-        [Kind::Name(alias), Kind::Symbol('='), Kind::Name(target)] => {
-            Some((alias.clone(), target.clone()))
-        }
+        [Kind::Name(alias), Kind::Symbol('='), Kind::Name(target)] => Some((alias.clone(), target.clone())),
         _ => None,
     });
     let aliases = aliases.collect();
-    Module {
-        tokens,
-        literals,
-        aliases,
-    }
+    Module { tokens, literals, aliases }
 }
 
 /// If `Genotype(` stands between the two: the name it is assigned to, if it is.

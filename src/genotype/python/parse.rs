@@ -26,11 +26,7 @@ pub(super) fn genotype(tokens: &[Token], literal: &Literal) -> Result<Genotype, 
             Part::Cell(side @ Side::Normal, part) => place(&normal, side, part),
             Part::Cell(side @ Side::Reduce, part) => place(&reduce, side, part),
         };
-        Fault {
-            position,
-            key,
-            problem: fault.problem,
-        }
+        Fault { position, key, problem: fault.problem }
     })?;
     Ok(genotype)
 }
@@ -40,11 +36,7 @@ fn cell(written: &Written, side: Side) -> Result<Cell, Fault> {
     if !rest.is_empty() {
         let found = written.edges.items.len();
         let (position, key) = place(written, side, CellPart::Nodes);
-        return Err(Fault {
-            position,
-            key,
-            problem: Problem::OddEdges { found },
-        });
+        return Err(Fault { position, key, problem: Problem::OddEdges { found } });
     }
     let nodes: Vec<_> = pairs.iter().map(|[a, b]| [a.edge, b.edge]).collect();
     let concat = match &written.states.list {

@@ -28,10 +28,7 @@ pub(super) enum Kind {
 
 /// The tokens of `text`; the last one, and only that, is [`Kind::End`].
 pub(super) fn tokens(text: &str) -> Result<Vec<Token>, Fault> {
-    let mut scanner = Scanner {
-        rest: text.strip_prefix('\u{feff}').unwrap_or(text),
-        position: Position::START,
-    };
+    let mut scanner = Scanner { rest: text.strip_prefix('\u{feff}').unwrap_or(text), position: Position::START };
     let mut tokens = Vec::new();
     let mut depth = 0usize;
     while let Some(c) = scanner.peek() {
@@ -62,9 +59,7 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token>, Fault> {
             c if is_word(c) => {
                 let name = scanner.take_while(is_word);
                 match scanner.peek() {
-                    Some(quote @ ('\'' | '"')) if is_string_prefix(&name) => {
-                        scanner.string(quote)?
-                    }
+                    Some(quote @ ('\'' | '"')) if is_string_prefix(&name) => scanner.string(quote)?,
                     _ => Kind::Name(name),
                 }
             }
@@ -80,10 +75,7 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token>, Fault> {
         };
         tokens.push(Token { kind, position });
     }
-    tokens.push(Token {
-        kind: Kind::End,
-        position: scanner.position,
-    });
+    tokens.push(Token { kind: Kind::End, position: scanner.position });
     Ok(tokens)
 }
 
@@ -177,9 +169,7 @@ fn is_word_or_dot(c: char) -> bool {
 
 fn is_string_prefix(name: &str) -> bool {
     let prefixes = ["r", "b", "u", "f", "t", "rb", "br", "rf", "fr", "rt", "tr"];
-    prefixes
-        .iter()
-        .any(|prefix| name.eq_ignore_ascii_case(prefix))
+    prefixes.iter().any(|prefix| name.eq_ignore_ascii_case(prefix))
 }
 
 #[cfg(test)]
@@ -199,17 +189,11 @@ mod tests {
             ("x = 1_0.5e3", "`x` `=` the number 1_0.5e3"),
             ("a_1(b) # c (", "`a_1` `(` `b` `)`"),
             ("'a\\'b' \"#\"", "the string \"a\\\\'b\" the string \"#\""),
-            (
-                "rb'x' f\"y\" g'z'",
-                "the string \"x\" the string \"y\" `g` the string \"z\"",
-            ),
+            ("rb'x' f\"y\" g'z'", "the string \"x\" the string \"y\" `g` the string \"z\""),
             ("'''a\n'b''c'''", "the string \"a\\n'b''c\""),
             ("''", "the string \"\""),
             ("(a\n,\nb)", "`(` `a` `,` `b` `)`"),
-            (
-                "a\nb;c",
-                "`a` the end of the line `b` the end of the line `c`",
-            ),
+            ("a\nb;c", "`a` the end of the line `b` the end of the line `c`"),
             ("a \\\n b", "`a` `b`"),
             ("a \\\r\n b\r\n", "`a` `b` the end of the line"),
             ("\u{feff}\u{e9}t\u{e9}", "`\u{e9}t\u{e9}`"),
@@ -225,20 +209,13 @@ mod tests {
     #[test]
     fn places_are_counted_in_characters() {
         let tokens = tokens("\u{4e2d}\u{6587} x\n  '''a\nb''' y").expect("tokens");
-        let places: Vec<_> = tokens
-            .iter()
-            .map(|token| (token.position.line, token.position.column))
-            .collect();
+        let places: Vec<_> = tokens.iter().map(|token| (token.position.line, token.position.column)).collect();
         assert_eq!(places, [(1, 1), (1, 4), (1, 5), (2, 3), (3, 6), (3, 7)]);
     }
 
     #[test]
     fn an_open_string_is_an_error_where_it_starts() {
-        for (text, line, column) in [
-            ("x = 'abc\ny", 1, 5),
-            ("x = 'abc\\", 1, 5),
-            ("\n \"\"\"a\"\"\nb", 2, 2),
-        ] {
+        for (text, line, column) in [("x = 'abc\ny", 1, 5), ("x = 'abc\\", 1, 5), ("\n \"\"\"a\"\"\nb", 2, 2)] {
             let fault = tokens(text).expect_err(text);
             assert_eq!(fault.position, Position { line, column }, "{text:?}");
             assert_eq!(fault.problem, Problem::UnterminatedString);

@@ -49,10 +49,9 @@ fn concat(states: &[usize]) -> String {
 /// `name` with everything that Python does not allow in a name replaced by `_`.
 fn identifier(name: &str) -> String {
     const KEYWORDS: [&str; 35] = [
-        "False", "None", "True", "and", "as", "assert", "async", "await", "break", "class",
-        "continue", "def", "del", "elif", "else", "except", "finally", "for", "from", "global",
-        "if", "import", "in", "is", "lambda", "nonlocal", "not", "or", "pass", "raise", "return",
-        "try", "while", "with", "yield",
+        "False", "None", "True", "and", "as", "assert", "async", "await", "break", "class", "continue", "def", "del",
+        "elif", "else", "except", "finally", "for", "from", "global", "if", "import", "in", "is", "lambda", "nonlocal",
+        "not", "or", "pass", "raise", "return", "try", "while", "with", "yield",
     ];
     let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     let mut bent: String = name.chars().map(word).collect();

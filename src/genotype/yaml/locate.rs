@@ -30,10 +30,7 @@ pub(super) fn start(document: serde_yaml::Deserializer<'_>) -> Option<Position> 
 /// Where the parser saw an error.
 pub(super) fn position_of(error: &serde_yaml::Error) -> Option<Position> {
     let location = error.location()?;
-    Some(Position {
-        line: location.line(),
-        column: location.column(),
-    })
+    Some(Position { line: location.line(), column: location.column() })
 }
 
 /// Follows the steps. At their end every `visit_` is the default one, which is an error.
@@ -153,10 +150,7 @@ last:
     #[test]
     fn a_path_through_an_alias_ends_at_the_anchor() {
         let found = locate(TEXT, &path("reduce.concat.#1"), Aim::Value);
-        let expected = Position {
-            line: 12,
-            column: 20,
-        };
+        let expected = Position { line: 12, column: 20 };
         assert_eq!(found, Some(expected));
     }
 

@@ -57,12 +57,7 @@ pub(super) fn from_yaml(text: &str, file: &Path) -> Result<Genotype, GenotypeErr
         })
         .map_err(|fault| {
             let position = locate::locate(text, &fault.path, fault.aim);
-            GenotypeError::in_file(
-                file,
-                position.unwrap_or(Position::START),
-                fault.path.to_string(),
-                fault.problem,
-            )
+            GenotypeError::in_file(file, position.unwrap_or(Position::START), fault.path.to_string(), fault.problem)
         })
 }
 
@@ -73,10 +68,6 @@ pub(super) fn key(part: Part) -> String {
 
 impl From<Fault> for KeyFault {
     fn from(fault: Fault) -> Self {
-        KeyFault {
-            path: fault.part.into(),
-            aim: Aim::Value,
-            problem: fault.problem,
-        }
+        KeyFault { path: fault.part.into(), aim: Aim::Value, problem: fault.problem }
     }
 }

@@ -43,19 +43,12 @@ pub(super) fn genotype(tree: &Tree) -> Result<Genotype, KeyFault> {
 fn cell(at: &At<'_>) -> Result<Cell, KeyFault> {
     let map = at.map("a map with the keys nodes and concat")?;
     map.only(&CELL_KEYS)?;
-    let nodes = map.need(
-        "nodes",
-        "nodes: [[{op: sep_conv_3x3, input: 0}, {op: skip_connect, input: 1}]]",
-    )?;
+    let nodes = map.need("nodes", "nodes: [[{op: sep_conv_3x3, input: 0}, {op: skip_connect, input: 1}]]")?;
     let concat = map.need("concat", "concat: [2, 3, 4, 5]")?;
     let nodes = nodes.list("a list of nodes")?;
     let concat = concat.list("a list of states, e.g. [2, 3, 4, 5]")?;
     Ok(Cell {
-        nodes: nodes
-            .iter()
-            .enumerate()
-            .map(|(index, at)| node(index, at))
-            .collect::<Result<_, _>>()?,
+        nodes: nodes.iter().enumerate().map(|(index, at)| node(index, at)).collect::<Result<_, _>>()?,
         concat: concat.iter().map(At::state).collect::<Result<_, _>>()?,
     })
 }
@@ -125,10 +118,7 @@ struct Map<'a> {
 impl<'a> At<'a> {
     fn map(&self, expected: &'static str) -> Result<Map<'a>, KeyFault> {
         match self.tree {
-            Tree::Map(entries) => Ok(Map {
-                entries,
-                path: self.path.clone(),
-            }),
+            Tree::Map(entries) => Ok(Map { entries, path: self.path.clone() }),
             _ => Err(self.wrong(expected)),
         }
     }
@@ -137,10 +127,7 @@ impl<'a> At<'a> {
         let Tree::List(items) = self.tree else {
             return Err(self.wrong(expected));
         };
-        let at = |(index, tree)| At {
-            tree,
-            path: self.path.index(index),
-        };
+        let at = |(index, tree)| At { tree, path: self.path.index(index) };
         Ok(items.iter().enumerate().map(at).collect())
     }
 
@@ -183,11 +170,7 @@ impl<'a> At<'a> {
     }
 
     fn fault(&self, problem: Problem) -> KeyFault {
-        KeyFault {
-            path: self.path.clone(),
-            aim: Aim::Value,
-            problem,
-        }
+        KeyFault { path: self.path.clone(), aim: Aim::Value, problem }
     }
 }
 
@@ -198,11 +181,7 @@ impl<'a> Map<'a> {
             let (aim, problem) = if !known.contains(&key.as_str()) {
                 let nearest = nearest(key, known.iter().copied());
                 let key = key.clone();
-                let problem = Problem::UnknownKey {
-                    key,
-                    known,
-                    nearest,
-                };
+                let problem = Problem::UnknownKey { key, known, nearest };
                 (Aim::Key(0), problem)
             } else if self.entries[..index].iter().any(|(other, _)| other == key) {
                 let key = key.clone();

@@ -31,10 +31,7 @@ pub(in crate::genotype) fn to_yaml(genotype: &Genotype) -> String {
 
 fn write_cell(text: &mut String, key: &str, cell: &Cell) {
     line(text, format_args!("{key}:"));
-    line(
-        text,
-        format_args!("  nodes:{}", if cell.nodes.is_empty() { " []" } else { "" }),
-    );
+    line(text, format_args!("  nodes:{}", if cell.nodes.is_empty() { " []" } else { "" }));
     for node in &cell.nodes {
         let [first, second] = node.map(edge);
         line(text, format_args!("    - [{first}, {second}]"));
@@ -54,13 +51,10 @@ fn edge(edge: Edge) -> String {
 /// Text as it stands if YAML reads that as the same text, else in double quotes.
 fn scalar(text: &str) -> String {
     // Words that YAML 1.1 or 1.2 readers take for something else than text.
-    const RESERVED: [&str; 12] = [
-        "null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf", "infinity",
-    ];
+    const RESERVED: [&str; 12] =
+        ["null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf", "infinity"];
     let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c))
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c))
         && !RESERVED.iter().any(|word| text.eq_ignore_ascii_case(word));
     if plain {
         return text.to_owned();
@@ -101,18 +95,13 @@ mod tests {
 
     fn named(name: &str) -> Genotype {
         let cell = Cell {
-            nodes: vec![["sep_conv_3x3", "skip_connect"].map(|name| Edge {
-                primitive: name.parse().expect("a primitive"),
-                input: 1,
-            })],
+            nodes: vec![
+                ["sep_conv_3x3", "skip_connect"]
+                    .map(|name| Edge { primitive: name.parse().expect("a primitive"), input: 1 }),
+            ],
             concat: vec![2],
         };
-        Genotype {
-            name: name.to_owned(),
-            normal: cell.clone(),
-            reduce: cell,
-            provenance: Default::default(),
-        }
+        Genotype { name: name.to_owned(), normal: cell.clone(), reduce: cell, provenance: Default::default() }
     }
 
     #[test]
@@ -195,16 +184,7 @@ provenance:
 
     #[test]
     fn any_accuracy_reads_back_as_it_was() {
-        for value in [
-            0.0,
-            1.0,
-            0.9712,
-            97.24,
-            1e-7,
-            1.5e300,
-            f64::MIN_POSITIVE,
-            0.1 + 0.2,
-        ] {
+        for value in [0.0, 1.0, 0.9712, 97.24, 1e-7, 1.5e300, f64::MIN_POSITIVE, 0.1 + 0.2] {
             let mut genotype = named("tiny");
             genotype.provenance.valid_top1 = Some(value);
             let text = to_yaml(&genotype);

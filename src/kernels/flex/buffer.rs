@@ -40,11 +40,7 @@ pub fn readable(tensor: FlexTensor) -> FlexTensor {
     let strides = layout.strides();
     let rows_touch = (w == 1 || strides[3] == 1) && (h == 1 || strides[2] == w as isize);
     let forward = (n == 1 || strides[0] >= 0) && (c == 1 || strides[1] >= 0);
-    if rows_touch && forward {
-        tensor
-    } else {
-        tensor.to_contiguous()
-    }
+    if rows_touch && forward { tensor } else { tensor.to_contiguous() }
 }
 
 /// The elements of a vector or scalar tensor.
@@ -56,11 +52,7 @@ pub fn vector(tensor: &FlexTensor) -> Vec<f32> {
 
 pub fn into_tensor<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> FlexTensor {
     debug_assert_eq!(values.len(), dims.iter().product::<usize>());
-    FlexTensor::new(
-        Bytes::from_elems(values),
-        Layout::contiguous(Shape::new(dims)),
-        DType::F32,
-    )
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(dims)), DType::F32)
 }
 
 /// Fills `K` buffers of the same number of chunks; `work` is the number of elementary steps of one chunk.
@@ -75,15 +67,9 @@ pub fn fill<const K: usize, T>(
     let chunks = parts[0].len.div_ceil(parts[0].chunk);
     let mut buffers = parts.map(|part| Vec::with_capacity(part.len));
     let mut cuts = Vec::with_capacity(chunks);
-    let mut rest = buffers
-        .each_mut()
-        .map(|buffer: &mut Vec<f32>| buffer.spare_capacity_mut());
+    let mut rest = buffers.each_mut().map(|buffer: &mut Vec<f32>| buffer.spare_capacity_mut());
     for (rest, part) in rest.iter_mut().zip(parts) {
-        assert_eq!(
-            part.len.div_ceil(part.chunk),
-            chunks,
-            "the buffers have the same number of chunks"
-        );
+        assert_eq!(part.len.div_ceil(part.chunk), chunks, "the buffers have the same number of chunks");
         *rest = &mut std::mem::take(rest)[..part.len];
     }
     for _ in 0..chunks {
@@ -96,20 +82,13 @@ pub fn fill<const K: usize, T>(
             cut
         }));
     }
-    let step = |state: &mut T, (chunk, cut): (usize, [&mut [MaybeUninit<f32>]; K])| {
-        fill(state, chunk, cut.map(zeroed))
-    };
+    let step = |state: &mut T, (chunk, cut): (usize, [&mut [MaybeUninit<f32>]; K])| fill(state, chunk, cut.map(zeroed));
     if chunks * work < 2 * SERIAL {
         let mut state = init();
-        cuts.into_iter()
-            .enumerate()
-            .for_each(|cut| step(&mut state, cut));
+        cuts.into_iter().enumerate().for_each(|cut| step(&mut state, cut));
     } else {
         let least = (SERIAL / work.max(1)).max(1);
-        cuts.into_par_iter()
-            .enumerate()
-            .with_min_len(least)
-            .for_each_init(init, step);
+        cuts.into_par_iter().enumerate().with_min_len(least).for_each_init(init, step);
     }
     for (buffer, part) in buffers.iter_mut().zip(parts) {
         // SAFETY: the capacity is at least `len`, and the chunks above, each initialised by `zeroed`, cover the first `len`
@@ -129,27 +108,16 @@ pub fn fill_planes<const K: usize>(
     fill_chunk: impl Fn(Range<usize>, [&mut [f32]; K]) + Sync + Send,
 ) -> [Vec<f32>; K] {
     let planes = (PLANES_CHUNK / (h * w)).clamp(1, n * c);
-    let parts = floats.map(|floats| Part {
-        len: n * c * floats,
-        chunk: planes * floats,
-    });
+    let parts = floats.map(|floats| Part { len: n * c * floats, chunk: planes * floats });
     let range = |chunk: usize| chunk * planes..(n * c).min((chunk + 1) * planes);
-    fill(
-        parts,
-        work * planes,
-        || (),
-        |(), chunk, cuts| fill_chunk(range(chunk), cuts),
-    )
+    fill(parts, work * planes, || (), |(), chunk, cuts| fill_chunk(range(chunk), cuts))
 }
 
 /// Sum over rows of `width` floats, in the order of the rows and in f64.
 pub fn sum_rows(rows: &[f32], width: usize) -> Vec<f32> {
     let work = rows.len() / width.max(1) * width.min(SUM_CHUNK);
     let [sums] = fill(
-        [Part {
-            len: width,
-            chunk: SUM_CHUNK.min(width.max(1)),
-        }],
+        [Part { len: width, chunk: SUM_CHUNK.min(width.max(1)) }],
         work,
         || (),
         |(), chunk, [out]| {
@@ -157,13 +125,9 @@ pub fn sum_rows(rows: &[f32], width: usize) -> Vec<f32> {
             let mut sums = vec![0.0f64; out.len()];
             for row in rows.chunks_exact(width) {
                 let row = &row[start..start + out.len()];
-                sums.iter_mut()
-                    .zip(row)
-                    .for_each(|(sum, &v)| *sum += f64::from(v));
+                sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
             }
-            out.iter_mut()
-                .zip(sums)
-                .for_each(|(out, sum)| *out = sum as f32);
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
         },
     );
     sums
@@ -181,19 +145,10 @@ impl<'a> View<'a> {
         let layout = tensor.layout();
         let dims = layout.shape().dims();
         let stride = |axis: usize| {
-            if dims[axis] == 1 {
-                0
-            } else {
-                layout.strides()[axis] as usize
-            }
+            if dims[axis] == 1 { 0 } else { layout.strides()[axis] as usize }
         };
         let data = &tensor.storage::<f32>()[layout.start_offset()..];
-        Self {
-            data,
-            dims,
-            image: stride(0),
-            plane: stride(1),
-        }
+        Self { data, dims, image: stride(0), plane: stride(1) }
     }
 
     pub fn pixels(&self) -> usize {
@@ -230,25 +185,14 @@ mod tests {
     #[test]
     fn chunks_cover_every_buffer_whatever_the_lengths() {
         for (chunks, work) in [(1, 1), (3, 1), (7, 100_000), (300, 1000)] {
-            let parts = [
-                Part {
-                    len: chunks * 5 - 2,
-                    chunk: 5,
-                },
-                Part {
-                    len: chunks,
-                    chunk: 1,
-                },
-            ];
+            let parts = [Part { len: chunks * 5 - 2, chunk: 5 }, Part { len: chunks, chunk: 1 }];
             let [a, b] = fill(
                 parts,
                 work,
                 || 0,
                 |seen, chunk, [a, b]| {
                     *seen += 1;
-                    a.iter_mut()
-                        .enumerate()
-                        .for_each(|(i, v)| *v += (chunk * 5 + i) as f32);
+                    a.iter_mut().enumerate().for_each(|(i, v)| *v += (chunk * 5 + i) as f32);
                     b[0] += chunk as f32;
                 },
             );
@@ -262,11 +206,7 @@ mod tests {
         let (rows, width) = (7, 2 * SUM_CHUNK + 3);
         let values: Vec<f32> = (0..rows * width).map(|i| (i % width) as f32).collect();
         let sums = sum_rows(&values, width);
-        assert!(
-            sums.iter()
-                .enumerate()
-                .all(|(i, &v)| v == (i * rows) as f32)
-        );
+        assert!(sums.iter().enumerate().all(|(i, &v)| v == (i * rows) as f32));
     }
 
     #[test]
@@ -277,14 +217,7 @@ mod tests {
         let view = View::new(&slice);
         assert_eq!(view.plane(1, 1), &[36.0, 37.0, 38.0, 39.0, 40.0, 41.0]);
         assert_eq!(view.planes(0, 0, 2).len(), 12);
-        let turned = readable(tensor.with_layout(Layout::new(
-            Shape::new([2, 4, 3, 2]),
-            vec![24, 6, 1, 3],
-            0,
-        )));
-        assert_eq!(
-            View::new(&turned).plane(0, 1),
-            &[6.0, 9.0, 7.0, 10.0, 8.0, 11.0]
-        );
+        let turned = readable(tensor.with_layout(Layout::new(Shape::new([2, 4, 3, 2]), vec![24, 6, 1, 3], 0)));
+        assert_eq!(View::new(&turned).plane(0, 1), &[6.0, 9.0, 7.0, 10.0, 8.0, 11.0]);
     }
 }

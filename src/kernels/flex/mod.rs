@@ -16,21 +16,11 @@ use super::{
 };
 
 impl KernelOps for Flex {
-    fn convolve(
-        x: FlexTensor,
-        w: FlexTensor,
-        bias: Operands<Self>,
-        window: Window,
-        groups: usize,
-    ) -> FlexTensor {
+    fn convolve(x: FlexTensor, w: FlexTensor, bias: Operands<Self>, window: Window, groups: usize) -> FlexTensor {
         conv::forward(x, w, bias.single(), window, groups)
     }
 
-    fn normalise(
-        x: FlexTensor,
-        affine: Operands<Self>,
-        eps: f32,
-    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+    fn normalise(x: FlexTensor, affine: Operands<Self>, eps: f32) -> (FlexTensor, FlexTensor, FlexTensor) {
         let [y, mean, var] = norm::forward(x, affine.0.try_into().ok(), eps);
         (y, mean, var)
     }
@@ -49,8 +39,7 @@ impl KernelGrads for Flex {
         groups: usize,
         wanted: Wanted,
     ) -> Grads<Self> {
-        let [x, w, bias] =
-            conv::backward(x, w, g, window, groups, [wanted.x, wanted.w, wanted.bias]);
+        let [x, w, bias] = conv::backward(x, w, g, window, groups, [wanted.x, wanted.w, wanted.bias]);
         Grads { x, w, bias }
     }
 

@@ -35,15 +35,9 @@ pub fn forward(x: FlexTensor, affine: Option<[FlexTensor; 2]>, eps: f32) -> [Fle
     let x = View::new(&x);
     let [n, c, ..] = x.dims;
     let pixels = x.pixels();
-    let [moments] = fill_planes(x.dims, [2], 2 * pixels, |planes, [out]| {
-        moments_of(x, planes, out)
-    });
+    let [moments] = fill_planes(x.dims, [2], 2 * pixels, |planes, [out]| moments_of(x, planes, out));
     let affine = affine.map(|affine| affine.each_ref().map(vector));
-    let (mut mean, mut var, mut lines) = (
-        Vec::with_capacity(c),
-        Vec::with_capacity(c),
-        Vec::with_capacity(c),
-    );
+    let (mut mean, mut var, mut lines) = (Vec::with_capacity(c), Vec::with_capacity(c), Vec::with_capacity(c));
     for channel in 0..c {
         let of_plane = |image: usize| {
             let at = (image * c + channel) * 2;
@@ -55,26 +49,14 @@ pub fn forward(x: FlexTensor, affine: Option<[FlexTensor; 2]>, eps: f32) -> [Fle
             around_it + pixels as f64 * (plane_center - center).powi(2)
         });
         let variance = (spread.sum::<f64>() / (n * pixels) as f64) as f32;
-        let [scale, offset] = affine
-            .as_ref()
-            .map_or([1.0, 0.0], |[scale, bias]| [scale[channel], bias[channel]]);
+        let [scale, offset] = affine.as_ref().map_or([1.0, 0.0], |[scale, bias]| [scale[channel], bias[channel]]);
         let factor = scale * inverse_deviation(variance, eps);
         mean.push(center as f32);
         var.push(variance);
-        lines.push(Line {
-            center: center as f32,
-            factor,
-            offset,
-        });
+        lines.push(Line { center: center as f32, factor, offset });
     }
-    let [y] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| {
-        lines_of(x, planes, &lines, out)
-    });
-    [
-        into_tensor(y, x.dims),
-        into_tensor(mean, [c]),
-        into_tensor(var, [c]),
-    ]
+    let [y] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| lines_of(x, planes, &lines, out));
+    [into_tensor(y, x.dims), into_tensor(mean, [c]), into_tensor(var, [c])]
 }
 
 /// Gradients of x, scale and bias.
@@ -91,20 +73,10 @@ pub fn backward(
     let [n, c, ..] = x.dims;
     let pixels = x.pixels();
     let [scale, mean, var] = [scale, mean, var].map(|v| vector(&v));
-    let [products] = fill_planes(x.dims, [2], 2 * pixels, |planes, [out]| {
-        products_of(x, g, planes, &mean, out)
-    });
-    let (mut d_scale, mut d_bias, mut slopes) = (
-        Vec::with_capacity(c),
-        Vec::with_capacity(c),
-        Vec::with_capacity(c),
-    );
+    let [products] = fill_planes(x.dims, [2], 2 * pixels, |planes, [out]| products_of(x, g, planes, &mean, out));
+    let (mut d_scale, mut d_bias, mut slopes) = (Vec::with_capacity(c), Vec::with_capacity(c), Vec::with_capacity(c));
     for channel in 0..c {
-        let sum = |i: usize| {
-            (0..n)
-                .map(|image| f64::from(products[(image * c + channel) * 2 + i]))
-                .sum::<f64>()
-        };
+        let sum = |i: usize| (0..n).map(|image| f64::from(products[(image * c + channel) * 2 + i])).sum::<f64>();
         let [sum_g, sum_gx] = [sum(0), sum(1)];
         let inverse = f64::from(inverse_deviation(var[channel], eps));
         let count = (n * pixels) as f64;
@@ -118,33 +90,17 @@ pub fn backward(
             offset: (-factor * sum_g / count) as f32,
         });
     }
-    let [dx] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| {
-        slopes_of(x, g, planes, &slopes, out)
-    });
-    [
-        into_tensor(dx, x.dims),
-        into_tensor(d_scale, [c]),
-        into_tensor(d_bias, [c]),
-    ]
+    let [dx] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| slopes_of(x, g, planes, &slopes, out));
+    [into_tensor(dx, x.dims), into_tensor(d_scale, [c]), into_tensor(d_bias, [c])]
 }
 
 /// `x * scale + shift`, per channel.
 pub fn scale_and_shift(x: FlexTensor, scale: FlexTensor, shift: FlexTensor) -> FlexTensor {
     let x = readable(x);
     let x = View::new(&x);
-    let line = |(factor, offset)| Line {
-        center: 0.0,
-        factor,
-        offset,
-    };
-    let lines: Vec<Line> = vector(&scale)
-        .into_iter()
-        .zip(vector(&shift))
-        .map(line)
-        .collect();
-    let [y] = fill_planes(x.dims, [x.pixels()], x.pixels(), |planes, [out]| {
-        lines_of(x, planes, &lines, out)
-    });
+    let line = |(factor, offset)| Line { center: 0.0, factor, offset };
+    let lines: Vec<Line> = vector(&scale).into_iter().zip(vector(&shift)).map(line).collect();
+    let [y] = fill_planes(x.dims, [x.pixels()], x.pixels(), |planes, [out]| lines_of(x, planes, &lines, out));
     into_tensor(y, x.dims)
 }
 
@@ -152,15 +108,9 @@ pub fn scale_and_shift(x: FlexTensor, scale: FlexTensor, shift: FlexTensor) -> F
 pub fn channel_products(x: View, g: View) -> [Vec<f32>; 2] {
     let [n, c, ..] = x.dims;
     let zeros = vec![0.0; c];
-    let [products] = fill_planes(x.dims, [2], 2 * x.pixels(), |planes, [out]| {
-        products_of(x, g, planes, &zeros, out)
-    });
+    let [products] = fill_planes(x.dims, [2], 2 * x.pixels(), |planes, [out]| products_of(x, g, planes, &zeros, out));
     [0, 1].map(|i| {
-        let sum = |channel| {
-            (0..n)
-                .map(|image| f64::from(products[(image * c + channel) * 2 + i]))
-                .sum::<f64>() as f32
-        };
+        let sum = |channel| (0..n).map(|image| f64::from(products[(image * c + channel) * 2 + i])).sum::<f64>() as f32;
         (0..c).map(sum).collect()
     })
 }
@@ -168,14 +118,8 @@ pub fn channel_products(x: View, g: View) -> [Vec<f32>; 2] {
 /// Per channel the sum of `g`.
 pub fn channel_sums(g: View) -> Vec<f32> {
     let [n, c, ..] = g.dims;
-    let [of_planes] = fill_planes(g.dims, [1], g.pixels(), |planes, [out]| {
-        sums_of(g, planes, out)
-    });
-    let sum = |channel| {
-        (0..n)
-            .map(|image| f64::from(of_planes[image * c + channel]))
-            .sum::<f64>() as f32
-    };
+    let [of_planes] = fill_planes(g.dims, [1], g.pixels(), |planes, [out]| sums_of(g, planes, out));
+    let sum = |channel| (0..n).map(|image| f64::from(of_planes[image * c + channel])).sum::<f64>() as f32;
     (0..c).map(sum).collect()
 }
 
@@ -201,18 +145,10 @@ fn moments_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, out: &mut [f32]) {
 
 /// Of each plane the sum of `g` and that of `g * (x - center)`.
 #[macerator::with_simd]
-fn products_of<'a, S: Simd>(
-    x: View<'a>,
-    g: View<'a>,
-    planes: Range<usize>,
-    centers: &[f32],
-    out: &mut [f32],
-) {
+fn products_of<'a, S: Simd>(x: View<'a>, g: View<'a>, planes: Range<usize>, centers: &[f32], out: &mut [f32]) {
     for (plane, out) in planes.zip(out.chunks_exact_mut(2)) {
         let center = splat::<S>(centers[plane % x.dims[1]]);
-        let sums = sums::<S, 2, 2>([x.nth_plane(plane), g.nth_plane(plane)], |[x, g]| {
-            [g, g * (x - center)]
-        });
+        let sums = sums::<S, 2, 2>([x.nth_plane(plane), g.nth_plane(plane)], |[x, g]| [g, g * (x - center)]);
         out.copy_from_slice(&sums);
     }
 }
@@ -229,27 +165,17 @@ fn lines_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, lines: &[Line], out:
     for (plane, out) in planes.zip(out.chunks_exact_mut(x.pixels())) {
         let line = lines[plane % x.dims[1]];
         let [center, factor, offset] = [line.center, line.factor, line.offset].map(splat::<S>);
-        map([x.nth_plane(plane)], out, |[x]: [Vector<S, f32>; 1]| {
-            (x - center).mul_add(factor, offset)
-        });
+        map([x.nth_plane(plane)], out, |[x]: [Vector<S, f32>; 1]| (x - center).mul_add(factor, offset));
     }
 }
 
 #[macerator::with_simd]
-fn slopes_of<'a, S: Simd>(
-    x: View<'a>,
-    g: View<'a>,
-    planes: Range<usize>,
-    slopes: &[Slope],
-    out: &mut [f32],
-) {
+fn slopes_of<'a, S: Simd>(x: View<'a>, g: View<'a>, planes: Range<usize>, slopes: &[Slope], out: &mut [f32]) {
     for (plane, out) in planes.zip(out.chunks_exact_mut(x.pixels())) {
         let of_channel = slopes[plane % x.dims[1]];
         let [factor, center] = [of_channel.factor, of_channel.center].map(splat::<S>);
         let [slope, offset] = [of_channel.slope, of_channel.offset].map(splat::<S>);
         let planes = [x.nth_plane(plane), g.nth_plane(plane)];
-        map(planes, out, |[x, g]: [Vector<S, f32>; 2]| {
-            g.mul_add(factor, (x - center).mul_add(slope, offset))
-        });
+        map(planes, out, |[x, g]: [Vector<S, f32>; 2]| g.mul_add(factor, (x - center).mul_add(slope, offset)));
     }
 }

@@ -82,13 +82,7 @@ pub struct Scatter {
 
 impl Forward {
     /// `planes` source planes for each output, `stride` apart if they are read in place.
-    pub fn new(
-        window: &Window,
-        size: [usize; 2],
-        planes: usize,
-        stride: usize,
-        lanes: usize,
-    ) -> Self {
+    pub fn new(window: &Window, size: [usize; 2], planes: usize, stride: usize, lanes: usize) -> Self {
         let [height, width] = size;
         let [oh, ow] = window.output_size(size);
         let [kh, kw] = window.kernel;
@@ -96,12 +90,7 @@ impl Forward {
         let [dh, dw] = window.dilation;
         let pointwise = window.kernel == [1, 1];
         let unpadded = window.padding == [0, 0] && window.stride == [1, 1];
-        let in_place = unpadded
-            && if pointwise {
-                oh * ow >= lanes
-            } else {
-                ow >= lanes
-            };
+        let in_place = unpadded && if pointwise { oh * ow >= lanes } else { ow >= lanes };
         let padded = Padded {
             rows: (oh - 1) * sh + (kh - 1) * dh + 1,
             phases: sw,
@@ -110,11 +99,7 @@ impl Forward {
             left: window.padding[1],
             size,
         };
-        let (row, plane) = if in_place {
-            (width, stride)
-        } else {
-            (padded.row(), padded.plane())
-        };
+        let (row, plane) = if in_place { (width, stride) } else { (padded.row(), padded.plane()) };
         let taps = (0..planes * kh * kw).map(|k| {
             let (c, ky, kx) = (k / (kh * kw), k / kw % kh, k % kw);
             c * plane + ky * dh * row + kx * dw % sw * padded.width + kx * dw / sw
@@ -125,53 +110,29 @@ impl Forward {
         } else {
             Positions::new(lanes, ow, (0..oh).map(|y| [y * sh * row, y * ow]))
         };
-        Self {
-            padded: (!in_place).then_some(padded),
-            taps,
-            positions,
-        }
+        Self { padded: (!in_place).then_some(padded), taps, positions }
     }
 }
 
 impl Backward {
     /// `size` is the input's; each input pixel sums over `planes` planes of the output's gradient, `stride` apart if read in
     /// place.
-    pub fn new(
-        window: &Window,
-        size: [usize; 2],
-        planes: usize,
-        stride: usize,
-        lanes: usize,
-    ) -> Self {
+    pub fn new(window: &Window, size: [usize; 2], planes: usize, stride: usize, lanes: usize) -> Self {
         let [height, width] = size;
         let output = window.output_size(size);
-        if window.kernel == [1, 1]
-            && window.padding == [0, 0]
-            && window.stride == [1, 1]
-            && height * width >= lanes
-        {
+        if window.kernel == [1, 1] && window.padding == [0, 0] && window.stride == [1, 1] && height * width >= lanes {
             let taps = Taps::new((0..planes).map(|c| c * stride).collect());
             let positions = Positions::new(lanes, height * width, [[0, 0]]);
-            let class = Class {
-                kernel: vec![[0, 0]],
-                taps,
-                positions,
-                scatter: None,
-            };
-            return Self {
-                padded: None,
-                classes: vec![class],
-            };
+            let class = Class { kernel: vec![[0, 0]], taps, positions, scatter: None };
+            return Self { padded: None, classes: vec![class] };
         }
         let [sh, sw] = window.stride;
         // An input pixel at padded coordinate `r = class + s * i` meets tap k at output `i - (k * d - class) / s`. The scratch
         // holds `reach` zeros before output 0, so that this never goes below zero.
-        let reach: [usize; 2] = std::array::from_fn(|axis| {
-            (window.kernel[axis] - 1) * window.dilation[axis] / window.stride[axis]
-        });
-        let last: [usize; 2] = std::array::from_fn(|axis| {
-            (size[axis] - 1 + window.padding[axis]) / window.stride[axis]
-        });
+        let reach: [usize; 2] =
+            std::array::from_fn(|axis| (window.kernel[axis] - 1) * window.dilation[axis] / window.stride[axis]);
+        let last: [usize; 2] =
+            std::array::from_fn(|axis| (size[axis] - 1 + window.padding[axis]) / window.stride[axis]);
         let padded = Padded {
             rows: reach[0] + last[0] + 1,
             phases: 1,
@@ -182,14 +143,12 @@ impl Backward {
         };
         let class = |a: usize, b: usize| {
             let [rows, columns] = [axis_taps(window, 0, a), axis_taps(window, 1, b)];
-            let pairs = rows
-                .iter()
-                .flat_map(|row| columns.iter().map(move |column| [*row, *column]));
+            let pairs = rows.iter().flat_map(|row| columns.iter().map(move |column| [*row, *column]));
             let pairs: Vec<[(usize, usize); 2]> = pairs.collect();
             let offsets = (0..planes).flat_map(|c| {
-                pairs.iter().map(move |[(_, m), (_, l)]| {
-                    c * padded.plane() + (reach[0] - m) * padded.width + reach[1] - l
-                })
+                pairs
+                    .iter()
+                    .map(move |[(_, m), (_, l)]| c * padded.plane() + (reach[0] - m) * padded.width + reach[1] - l)
             });
             let taps = Taps::new(offsets.collect());
             // The range of i for which the pixel is inside the image.
@@ -202,22 +161,13 @@ impl Backward {
             let [i, j] = [range(0, a), range(1, b)];
             let source = |row: usize| (i.start + row) * padded.width + j.start;
             let start = [a + sh * i.start, b + sw * j.start];
-            let start: [usize; 2] =
-                std::array::from_fn(|axis| start[axis].saturating_sub(window.padding[axis]));
+            let start: [usize; 2] = std::array::from_fn(|axis| start[axis].saturating_sub(window.padding[axis]));
             let (positions, scatter);
             if window.stride == [1, 1] {
-                positions = Positions::new(
-                    lanes,
-                    j.len(),
-                    (0..i.len()).map(|row| [source(row), row * width]),
-                );
+                positions = Positions::new(lanes, j.len(), (0..i.len()).map(|row| [source(row), row * width]));
                 scatter = None;
             } else {
-                positions = Positions::new(
-                    lanes,
-                    j.len(),
-                    (0..i.len()).map(|row| [source(row), row * j.len()]),
-                );
+                positions = Positions::new(lanes, j.len(), (0..i.len()).map(|row| [source(row), row * j.len()]));
                 scatter = Some(Scatter {
                     rows: i.len(),
                     columns: j.len(),
@@ -226,34 +176,19 @@ impl Backward {
                     column_step: sw,
                 });
             }
-            Class {
-                kernel: pairs.iter().map(|[(ky, _), (kx, _)]| [*ky, *kx]).collect(),
-                taps,
-                positions,
-                scatter,
-            }
+            Class { kernel: pairs.iter().map(|[(ky, _), (kx, _)]| [*ky, *kx]).collect(), taps, positions, scatter }
         };
-        let classes = (0..sh)
-            .flat_map(|a| (0..sw).map(move |b| (a, b)))
-            .map(|(a, b)| class(a, b));
+        let classes = (0..sh).flat_map(|a| (0..sw).map(move |b| (a, b))).map(|(a, b)| class(a, b));
         // A class with no pixel or no tap leaves its pixels zero.
-        let classes =
-            classes.filter(|class| !class.taps.offsets.is_empty() && !class.positions.is_empty());
-        Self {
-            padded: Some(padded),
-            classes: classes.collect(),
-        }
+        let classes = classes.filter(|class| !class.taps.offsets.is_empty() && !class.positions.is_empty());
+        Self { padded: Some(padded), classes: classes.collect() }
     }
 }
 
 impl Backward {
     /// Pixels of the largest class that has to be spread.
     pub fn largest_scatter(&self) -> usize {
-        let pixels = |class: &Class| {
-            class
-                .scatter
-                .map_or(0, |scatter| scatter.rows * scatter.columns)
-        };
+        let pixels = |class: &Class| class.scatter.map_or(0, |scatter| scatter.rows * scatter.columns);
         self.classes.iter().map(pixels).max().unwrap_or(0)
     }
 }
@@ -261,9 +196,7 @@ impl Backward {
 impl Scatter {
     pub fn spread(&self, dense: &[f32], plane: &mut [f32]) {
         for (row, dense) in dense.chunks_exact(self.columns).enumerate() {
-            let plane = plane[self.start + row * self.row_step..]
-                .iter_mut()
-                .step_by(self.column_step);
+            let plane = plane[self.start + row * self.row_step..].iter_mut().step_by(self.column_step);
             plane.zip(dense).for_each(|(to, &from)| *to = from);
         }
     }
@@ -290,30 +223,19 @@ impl Padded {
     #[inline(always)]
     pub fn copy(&self, plane: &[f32], scratch: &mut [f32], map: impl Fn(f32) -> f32) {
         let [height, width] = self.size;
-        let rows = scratch[..self.plane()]
-            .chunks_exact_mut(self.row())
-            .skip(self.top);
+        let rows = scratch[..self.plane()].chunks_exact_mut(self.row()).skip(self.top);
         for (from, to) in plane[..height * width].chunks_exact(width).zip(rows) {
             if self.phases == 1 {
                 let count = width.min(self.width - self.left);
                 let to = &mut to[self.left..self.left + count];
-                to.iter_mut()
-                    .zip(from)
-                    .for_each(|(to, &from)| *to = map(from));
+                to.iter_mut().zip(from).for_each(|(to, &from)| *to = map(from));
             } else {
                 for (phase, to) in to.chunks_exact_mut(self.width).enumerate() {
                     // Column q * phases + phase - left of the image goes to place q.
                     let skip = self.left.saturating_sub(phase).div_ceil(self.phases);
                     let first = skip * self.phases + phase - self.left;
-                    let from = from
-                        .get(first..)
-                        .unwrap_or_default()
-                        .iter()
-                        .step_by(self.phases);
-                    to.iter_mut()
-                        .skip(skip)
-                        .zip(from)
-                        .for_each(|(to, &from)| *to = map(from));
+                    let from = from.get(first..).unwrap_or_default().iter().step_by(self.phases);
+                    to.iter_mut().skip(skip).zip(from).for_each(|(to, &from)| *to = map(from));
                 }
             }
         }
@@ -336,10 +258,7 @@ impl Positions {
     fn new(lanes: usize, width: usize, rows: impl IntoIterator<Item = [usize; 2]>) -> Self {
         let (mut disjoint, mut overlapping, mut short) = (Vec::new(), Vec::new(), Vec::new());
         for [source, target] in rows {
-            let at = |column| Position {
-                source: source + column,
-                target: target + column,
-            };
+            let at = |column| Position { source: source + column, target: target + column };
             if width == 0 {
             } else if width < lanes {
                 short.push(at(0));
@@ -356,15 +275,7 @@ impl Positions {
         let all = || wide.iter().chain(&short);
         let max_source = all().map(|position| position.source).max().unwrap_or(0);
         let max_target = all().map(|position| position.target).max().unwrap_or(0);
-        Self {
-            wide,
-            short,
-            disjoint: count,
-            width,
-            lanes,
-            max_source,
-            max_target,
-        }
+        Self { wide, short, disjoint: count, width, lanes, max_source, max_target }
     }
 
     /// Vectors that lie wholly in a row of outputs, some of them moved back from its end over their neighbour.

@@ -50,13 +50,7 @@ struct Start {
     group: usize,
 }
 
-pub fn forward(
-    x: FlexTensor,
-    w: FlexTensor,
-    bias: Option<FlexTensor>,
-    window: Window,
-    groups: usize,
-) -> FlexTensor {
+pub fn forward(x: FlexTensor, w: FlexTensor, bias: Option<FlexTensor>, window: Window, groups: usize) -> FlexTensor {
     let x = readable(x);
     let x = View::new(&x);
     let [c_out, ..] = w.layout().shape().dims::<4>();
@@ -73,16 +67,7 @@ pub fn forward(
         work,
         || scratch(plan.padded, sizes.ins),
         |scratch, index, [out]| {
-            forward_chunk(
-                &plan,
-                &sizes,
-                x,
-                share.start(&sizes, index),
-                &packed,
-                bias.as_deref(),
-                scratch,
-                out,
-            );
+            forward_chunk(&plan, &sizes, x, share.start(&sizes, index), &packed, bias.as_deref(), scratch, out);
         },
     );
     let [oh, ow] = window.output_size([x.dims[2], x.dims[3]]);
@@ -118,40 +103,24 @@ pub fn backward(
     let part = |wanted: bool, chunk: usize, len: usize| match wanted {
         true => Part { len, chunk },
         // One float a chunk keeps the number of chunks; it is thrown away.
-        false => Part {
-            len: chunks,
-            chunk: 1,
-        },
+        false => Part { len: chunks, chunk: 1 },
     };
-    let parts = [
-        part(wanted_x, share.images * ins, x.dims.iter().product()),
-        part(wanted_w, weights, chunks * weights),
-    ];
-    let work = share.images
-        * share.groups
-        * (sizes.outs * sizes.pixels_out * sizes.ins * sizes.taps).div_ceil(4);
+    let parts =
+        [part(wanted_x, share.images * ins, x.dims.iter().product()), part(wanted_w, weights, chunks * weights)];
+    let work = share.images * share.groups * (sizes.outs * sizes.pixels_out * sizes.ins * sizes.taps).div_ceil(4);
     let [dx, dw] = fill(
         parts,
         work,
         || {
             let padded_g = to_x.as_ref().and_then(|(plan, _)| plan.padded);
             let padded_x = to_w.as_ref().and_then(|plan| plan.padded);
-            let spread = to_x
-                .as_ref()
-                .map_or(0, |(plan, _)| sizes.ins * plan.largest_scatter());
-            (
-                scratch(padded_g, sizes.outs),
-                scratch(padded_x, sizes.ins),
-                vec![0.0; spread],
-            )
+            let spread = to_x.as_ref().map_or(0, |(plan, _)| sizes.ins * plan.largest_scatter());
+            (scratch(padded_g, sizes.outs), scratch(padded_x, sizes.ins), vec![0.0; spread])
         },
         |(scratch_g, scratch_x, spread), index, [dx, dw]| {
             let start = share.start(&sizes, index);
             for i in 0..share.images.min(sizes.images - start.image) {
-                let at = Start {
-                    image: start.image + i,
-                    ..start
-                };
+                let at = Start { image: start.image + i, ..start };
                 if let Some((plan, packed)) = &to_x {
                     let dx = &mut dx[i * ins..(i + 1) * ins];
                     input_chunk(plan, &sizes, g, at, packed, scratch_g, spread, dx);
@@ -167,11 +136,7 @@ pub fn backward(
         let all = sizes.groups * sizes.outs * sizes.ins * sizes.taps;
         into_tensor(sum_rows(&dw, all), w_dims)
     });
-    [
-        wanted_x.then(|| into_tensor(dx, x.dims)),
-        dw,
-        wanted_bias.then(|| into_tensor(channel_sums(g), [w_dims[0]])),
-    ]
+    [wanted_x.then(|| into_tensor(dx, x.dims)), dw, wanted_bias.then(|| into_tensor(channel_sums(g), [w_dims[0]]))]
 }
 
 #[macerator::with_simd]
@@ -187,24 +152,10 @@ fn forward_chunk<'a, S: Simd>(
 ) {
     let block = sizes.outs * sizes.ins * sizes.taps;
     for (group, out) in (at.group..).zip(out.chunks_exact_mut(sizes.outs * sizes.pixels_out)) {
-        let source = source(
-            plan.padded,
-            x,
-            [at.image, group * sizes.ins],
-            sizes.ins,
-            scratch,
-        );
+        let source = source(plan.padded, x, [at.image, group * sizes.ins], sizes.ins, scratch);
         let packed = &packed[group * block..(group + 1) * block];
         let bias = bias.map(|bias| &bias[group * sizes.outs..(group + 1) * sizes.outs]);
-        tiles::outputs::<S>(
-            source,
-            &plan.taps,
-            &plan.positions,
-            packed,
-            bias,
-            out,
-            sizes.pixels_out,
-        );
+        tiles::outputs::<S>(source, &plan.taps, &plan.positions, packed, bias, out, sizes.pixels_out);
     }
 }
 
@@ -221,43 +172,18 @@ fn input_chunk<'a, S: Simd>(
     dx: &mut [f32],
 ) {
     for (group, dx) in (at.group..).zip(dx.chunks_exact_mut(sizes.ins * sizes.pixels_in)) {
-        let source = source(
-            plan.padded,
-            g,
-            [at.image, group * sizes.outs],
-            sizes.outs,
-            scratch,
-        );
+        let source = source(plan.padded, g, [at.image, group * sizes.outs], sizes.outs, scratch);
         for (class, packed) in plan.classes.iter().zip(packed) {
             let block = sizes.ins * class.taps.offsets().len();
             let packed = &packed[group * block..(group + 1) * block];
             let Some(scatter) = class.scatter else {
-                tiles::outputs::<S>(
-                    source,
-                    &class.taps,
-                    &class.positions,
-                    packed,
-                    None,
-                    dx,
-                    sizes.pixels_in,
-                );
+                tiles::outputs::<S>(source, &class.taps, &class.positions, packed, None, dx, sizes.pixels_in);
                 continue;
             };
             let pixels = scatter.rows * scatter.columns;
             let dense = &mut spread[..sizes.ins * pixels];
-            tiles::outputs::<S>(
-                source,
-                &class.taps,
-                &class.positions,
-                packed,
-                None,
-                dense,
-                pixels,
-            );
-            for (dense, dx) in dense
-                .chunks_exact(pixels)
-                .zip(dx.chunks_exact_mut(sizes.pixels_in))
-            {
+            tiles::outputs::<S>(source, &class.taps, &class.positions, packed, None, dense, pixels);
+            for (dense, dx) in dense.chunks_exact(pixels).zip(dx.chunks_exact_mut(sizes.pixels_in)) {
                 scatter.spread(dense, dx);
             }
         }
@@ -276,13 +202,7 @@ fn weight_chunk<'a, S: Simd>(
     dw: &mut [f32],
 ) {
     for (group, dw) in (at.group..).zip(dw.chunks_exact_mut(sizes.outs * sizes.ins * sizes.taps)) {
-        let source = source(
-            plan.padded,
-            x,
-            [at.image, group * sizes.ins],
-            sizes.ins,
-            scratch,
-        );
+        let source = source(plan.padded, x, [at.image, group * sizes.ins], sizes.ins, scratch);
         let gradient = g.planes(at.image, group * sizes.outs, sizes.outs);
         tiles::weights::<S>(source, &plan.taps, &plan.positions, gradient, g.plane, dw);
     }
@@ -328,9 +248,7 @@ impl Sizes {
     /// Weights of all groups as `tiles::outputs` wants them.
     fn pack_forward(&self, w: &[f32]) -> Vec<f32> {
         let taps = self.ins * self.taps;
-        w.chunks_exact(self.outs * taps)
-            .flat_map(|w| pack(self.outs, taps, |out, tap| w[out * taps + tap]))
-            .collect()
+        w.chunks_exact(self.outs * taps).flat_map(|w| pack(self.outs, taps, |out, tap| w[out * taps + tap])).collect()
     }
 
     /// For each class the weights of all groups, inputs and outputs exchanged.
@@ -343,9 +261,7 @@ impl Sizes {
                     w[(k / taps * self.ins + i) * self.taps + ky * kernel_width + kx]
                 })
             };
-            w.chunks_exact(self.outs * self.ins * self.taps)
-                .flat_map(of_group)
-                .collect()
+            w.chunks_exact(self.outs * self.ins * self.taps).flat_map(of_group).collect()
         };
         plan.classes.iter().map(of_class).collect()
     }
@@ -354,33 +270,18 @@ impl Sizes {
     /// fewer copies of the weights' gradient there are to add up.
     fn share(&self, weight_gradient: bool) -> Share {
         if self.images >= CHUNKS {
-            let images = if weight_gradient {
-                self.images.div_ceil(CHUNKS)
-            } else {
-                1
-            };
-            return Share {
-                images,
-                groups: self.groups,
-            };
+            let images = if weight_gradient { self.images.div_ceil(CHUNKS) } else { 1 };
+            return Share { images, groups: self.groups };
         }
         let wanted = (self.groups * self.images).div_ceil(CHUNKS);
-        let groups = (1..=wanted)
-            .rev()
-            .find(|groups| self.groups.is_multiple_of(*groups));
-        Share {
-            images: 1,
-            groups: groups.unwrap_or(1),
-        }
+        let groups = (1..=wanted).rev().find(|groups| self.groups.is_multiple_of(*groups));
+        Share { images: 1, groups: groups.unwrap_or(1) }
     }
 }
 
 impl Share {
     fn start(&self, sizes: &Sizes, index: usize) -> Start {
         let blocks = sizes.groups / self.groups;
-        Start {
-            image: index / blocks * self.images,
-            group: index % blocks * self.groups,
-        }
+        Start { image: index / blocks * self.images, group: index % blocks * self.groups }
     }
 }

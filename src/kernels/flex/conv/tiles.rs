@@ -25,9 +25,7 @@ pub fn pack(outs: usize, taps: usize, weight: impl Fn(usize, usize) -> f32) -> V
     for first in (0..outs).step_by(BLOCK) {
         let block = first..outs.min(first + BLOCK);
         packed.extend(
-            (0..taps)
-                .flat_map(|tap| block.clone().map(move |out| (out, tap)))
-                .map(|(out, tap)| weight(out, tap)),
+            (0..taps).flat_map(|tap| block.clone().map(move |out| (out, tap))).map(|(out, tap)| weight(out, tap)),
         );
     }
     packed
@@ -47,14 +45,8 @@ pub fn outputs<S: Simd>(
     let lanes = f32::lanes::<S>();
     let offsets = taps.offsets();
     let outs = packed.len() / offsets.len();
-    assert!(
-        positions.fit_source(taps, source.len(), lanes),
-        "the source covers every position and tap"
-    );
-    assert!(
-        positions.fit_target((target.len() + plane) - outs * plane),
-        "the target covers every position"
-    );
+    assert!(positions.fit_source(taps, source.len(), lanes), "the source covers every position and tap");
+    assert!(positions.fit_target((target.len() + plane) - outs * plane), "the target covers every position");
     // SAFETY (of the tiles below): every position plus every offset plus a vector lies in the source, by the first assertion.
     let strip = (STRIP / (offsets.len() * lanes)).next_multiple_of(8).max(8);
     for wide in positions.wide().chunks(strip) {
@@ -73,18 +65,11 @@ pub fn outputs<S: Simd>(
             }
         }
     }
-    for &Position {
-        source: at,
-        target: to,
-    } in positions.short()
-    {
+    for &Position { source: at, target: to } in positions.short() {
         for out in 0..outs {
             let block = out / BLOCK * BLOCK;
             let count = BLOCK.min(outs - block);
-            let weights = packed[block * offsets.len()..]
-                .iter()
-                .skip(out - block)
-                .step_by(count);
+            let weights = packed[block * offsets.len()..].iter().skip(out - block).step_by(count);
             let mut sum = splat::<S>(bias.map_or(0.0, |bias| bias[out]));
             for (&offset, &weight) in offsets.iter().zip(weights) {
                 // SAFETY: as above.
@@ -110,14 +95,8 @@ pub fn weights<S: Simd>(
     let lanes = f32::lanes::<S>();
     let offsets = taps.offsets();
     let outs = sums.len() / offsets.len();
-    assert!(
-        positions.fit_source(taps, source.len(), lanes),
-        "the source covers every position and tap"
-    );
-    assert!(
-        positions.fit_target(gradient.len() - (outs - 1) * plane),
-        "the gradient covers every position"
-    );
+    assert!(positions.fit_source(taps, source.len(), lanes), "the source covers every position and tap");
+    assert!(positions.fit_target(gradient.len() - (outs - 1) * plane), "the gradient covers every position");
     // SAFETY (of the tiles below): by these assertions every vector they load lies in its slice.
     for first in (0..outs).step_by(BLOCK) {
         let count = BLOCK.min(outs - first);
@@ -274,8 +253,7 @@ unsafe fn tap_tile<S: Simd, const C: usize, const T: usize>(
     };
     for &Position { source: at, target } in positions.disjoint() {
         // SAFETY: by the contract of this function.
-        let gradients =
-            array::from_fn(|c| unsafe { load_unchecked::<S>(gradient, c * plane + target) });
+        let gradients = array::from_fn(|c| unsafe { load_unchecked::<S>(gradient, c * plane + target) });
         step(&mut sums, at, gradients);
     }
     let mut mask = [0.0; MAX_LANES];
