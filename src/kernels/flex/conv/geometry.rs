@@ -57,6 +57,8 @@ pub struct Backward {
     /// The layout of the output's gradient; none where it can be read in place.
     pub padded: Option<Padded>,
     pub classes: Vec<Class>,
+    /// Whether the classes are all pixels; the others have gradient zero.
+    pub complete: bool,
 }
 
 /// Input pixels that see the same weights: those with the same remainder of row and column modulo the stride.
@@ -161,6 +163,7 @@ impl Backward {
             return Self {
                 padded: None,
                 classes: vec![class],
+                complete: true,
             };
         }
         let [sh, sw] = window.stride;
@@ -236,12 +239,13 @@ impl Backward {
         let classes = (0..sh)
             .flat_map(|a| (0..sw).map(move |b| (a, b)))
             .map(|(a, b)| class(a, b));
-        // A class with no pixel or no tap leaves its pixels zero.
-        let classes =
-            classes.filter(|class| !class.taps.offsets.is_empty() && !class.positions.is_empty());
+        let with_pixels = classes.filter(|class| !class.positions.is_empty());
+        let (classes, without_taps): (Vec<_>, Vec<_>) =
+            with_pixels.partition(|class| !class.taps.offsets.is_empty());
         Self {
             padded: Some(padded),
-            classes: classes.collect(),
+            classes,
+            complete: without_taps.is_empty(),
         }
     }
 }
