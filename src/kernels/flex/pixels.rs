@@ -179,6 +179,7 @@ fn mix_of<'a, S: Simd>(xs: &[View<'a>], weights: &[f32], planes: Range<usize>, o
 }
 
 /// Writes the products of each plane of g with each input, and each gradient.
+#[allow(clippy::needless_lifetimes, reason = "with_simd needs every lifetime named")]
 #[macerator::with_simd]
 fn mix_grads_of<'a, 'b, S: Simd>(
     xs: &[View<'a>],

@@ -259,6 +259,7 @@ fn averages_of<'a, S: Simd>(
     }
 }
 
+#[allow(clippy::too_many_arguments, reason = "a vectorised function takes slices only, not a closure's captures")]
 #[macerator::with_simd]
 fn average_grads_of<'a, S: Simd>(
     plan: &Backward,

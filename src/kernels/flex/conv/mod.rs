@@ -140,6 +140,7 @@ pub fn backward(
     [wanted_x.then(|| into_tensor(dx, x.dims)), dw, wanted_bias.then(|| into_tensor(channel_sums(g), [w_dims[0]]))]
 }
 
+#[allow(clippy::too_many_arguments, reason = "a vectorised function takes slices only, not a closure's captures")]
 #[macerator::with_simd]
 fn forward_chunk<'a, S: Simd>(
     plan: &Forward,
@@ -161,6 +162,7 @@ fn forward_chunk<'a, S: Simd>(
 }
 
 /// `packed` has the weights of each class.
+#[allow(clippy::too_many_arguments, reason = "a vectorised function takes slices only, not a closure's captures")]
 #[macerator::with_simd]
 fn input_chunk<'a, S: Simd>(
     plan: &Backward,
