@@ -105,15 +105,30 @@ pub fn scale_and_shift(x: FlexTensor, scale: FlexTensor, shift: FlexTensor) -> F
     into_tensor(y, x.dims)
 }
 
-/// Per channel the sum of `g` and that of `g * x`.
-pub fn channel_products(x: View, g: View) -> [Vec<f32>; 2] {
+/// Gradients of x, scale and shift of [`scale_and_shift`], where wanted.
+pub fn scale_and_shift_grads(
+    x: FlexTensor,
+    scale: FlexTensor,
+    g: FlexTensor,
+    [wanted_x, wanted_scale, wanted_shift]: [bool; 3],
+) -> [Option<FlexTensor>; 3] {
+    let (x, g) = (readable(x), readable(g));
+    let (x, g) = (View::new(&x), View::new(&g));
     let [n, c, ..] = x.dims;
-    let zeros = vec![0.0; c];
-    let [products] = fill_planes(x.dims, [2], 2 * x.pixels(), |planes, [out]| products_of(x, g, planes, &zeros, out));
-    [0, 1].map(|i| {
-        let sum = |channel| (0..n).map(|image| f64::from(products[(image * c + channel) * 2 + i])).sum::<f64>() as f32;
-        (0..c).map(sum).collect()
-    })
+    let dx = wanted_x.then(|| {
+        let line = |factor| Line { factor, offset: 0.0 };
+        let lines: Vec<Line> = vector(&scale).into_iter().map(line).collect();
+        let [dx] = fill_planes(g.dims, [g.pixels()], g.pixels(), |planes, [out]| lines_of(g, planes, &lines, out));
+        into_tensor(dx, g.dims)
+    });
+    let d_scale = wanted_scale.then(|| {
+        let zeros = vec![0.0; c];
+        let [products] =
+            fill_planes(x.dims, [2], 2 * x.pixels(), |planes, [out]| products_of(x, g, planes, &zeros, out));
+        let sum = |channel| (0..n).map(|image| f64::from(products[(image * c + channel) * 2 + 1])).sum::<f64>() as f32;
+        into_tensor((0..c).map(sum).collect(), [c])
+    });
+    [dx, d_scale, wanted_shift.then(|| into_tensor(channel_sums(g), [c]))]
 }
 
 /// Per channel the sum of `g`.

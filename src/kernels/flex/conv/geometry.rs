@@ -57,6 +57,8 @@ pub struct Backward {
     /// The layout of the output's gradient; none where it can be read in place.
     pub padded: Option<Padded>,
     pub classes: Vec<Class>,
+    /// Whether the classes are all pixels; the others have gradient zero.
+    pub complete: bool,
 }
 
 /// Input pixels that see the same weights: those with the same remainder of row and column modulo the stride.
@@ -124,7 +126,7 @@ impl Backward {
             let taps = Taps::new((0..planes).map(|c| c * stride).collect());
             let positions = Positions::new(lanes, height * width, [[0, 0]]);
             let class = Class { kernel: vec![[0, 0]], taps, positions, scatter: None };
-            return Self { padded: None, classes: vec![class] };
+            return Self { padded: None, classes: vec![class], complete: true };
         }
         let [sh, sw] = window.stride;
         // An input pixel at padded coordinate `r = class + s * i` meets tap k at output `i - (k * d - class) / s`. The scratch
@@ -179,9 +181,9 @@ impl Backward {
             Class { kernel: pairs.iter().map(|[(ky, _), (kx, _)]| [*ky, *kx]).collect(), taps, positions, scatter }
         };
         let classes = (0..sh).flat_map(|a| (0..sw).map(move |b| (a, b))).map(|(a, b)| class(a, b));
-        // A class with no pixel or no tap leaves its pixels zero.
-        let classes = classes.filter(|class| !class.taps.offsets.is_empty() && !class.positions.is_empty());
-        Self { padded: Some(padded), classes: classes.collect() }
+        let with_pixels = classes.filter(|class| !class.positions.is_empty());
+        let (classes, without_taps): (Vec<_>, Vec<_>) = with_pixels.partition(|class| !class.taps.offsets.is_empty());
+        Self { padded: Some(padded), classes, complete: without_taps.is_empty() }
     }
 }
 

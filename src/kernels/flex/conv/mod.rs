@@ -3,8 +3,8 @@
 //! Takes and gives CPU tensors. There is no im2col: planes are read in place, or copied once with their padding to a scratch
 //! that stays in cache, and `tiles` walks over them at the positions and offsets `geometry` has worked out. Depthwise
 //! convolutions are those with one plane a group, pointwise ones those with one tap a plane.
-mod geometry;
-mod tiles;
+pub mod geometry;
+pub mod tiles;
 
 use burn::backend::flex::FlexTensor;
 use macerator::Simd;
@@ -119,6 +119,7 @@ pub fn backward(
         },
         |(scratch_g, scratch_x, spread), index, [dx, dw]| {
             let start = share.start(&sizes, index);
+            dw.fill(0.0);
             for i in 0..share.images.min(sizes.images - start.image) {
                 let at = Start { image: start.image + i, ..start };
                 if let Some((plan, packed)) = &to_x {
@@ -159,7 +160,7 @@ fn forward_chunk<'a, S: Simd>(
     }
 }
 
-/// `packed` has the weights of each class; `dx` is zero on entry.
+/// `packed` has the weights of each class.
 #[macerator::with_simd]
 fn input_chunk<'a, S: Simd>(
     plan: &Backward,
@@ -173,6 +174,9 @@ fn input_chunk<'a, S: Simd>(
 ) {
     for (group, dx) in (at.group..).zip(dx.chunks_exact_mut(sizes.ins * sizes.pixels_in)) {
         let source = source(plan.padded, g, [at.image, group * sizes.outs], sizes.outs, scratch);
+        if !plan.complete {
+            dx.fill(0.0);
+        }
         for (class, packed) in plan.classes.iter().zip(packed) {
             let block = sizes.ins * class.taps.offsets().len();
             let packed = &packed[group * block..(group + 1) * block];
