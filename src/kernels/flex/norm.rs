@@ -9,6 +9,7 @@ use macerator::{Simd, Vector};
 
 use super::{
     buffer::{View, fill_planes, into_tensor, readable, vector},
+    memory::Floats,
     simd::{map, splat, sums},
 };
 
@@ -72,8 +73,8 @@ pub fn forward(x: FlexTensor, affine: Option<[FlexTensor; 2]>, eps: f32) -> [Fle
     });
     [
         into_tensor(y, x.dims),
-        into_tensor(mean, [c]),
-        into_tensor(var, [c]),
+        into_tensor(mean.into_iter().collect(), [c]),
+        into_tensor(var.into_iter().collect(), [c]),
     ]
 }
 
@@ -123,8 +124,8 @@ pub fn backward(
     });
     [
         into_tensor(dx, x.dims),
-        into_tensor(d_scale, [c]),
-        into_tensor(d_bias, [c]),
+        into_tensor(d_scale.into_iter().collect(), [c]),
+        into_tensor(d_bias.into_iter().collect(), [c]),
     ]
 }
 
@@ -190,7 +191,7 @@ pub fn scale_and_shift_grads(
 }
 
 /// Per channel the sum of `g`.
-pub fn channel_sums(g: View) -> Vec<f32> {
+pub fn channel_sums(g: View) -> Floats {
     let [n, c, ..] = g.dims;
     let [of_planes] = fill_planes(g.dims, [1], g.pixels(), |planes, [out]| {
         sums_of(g, planes, out)
