@@ -74,7 +74,7 @@ pub fn mix_grads(
         },
     );
     let mut filled = filled.into_iter();
-    let products = filled.next().unwrap_or_default();
+    let products = filled.next().expect("the first part is the products");
     let weights = wanted_weights.then(|| {
         let mut sums = vec![0.0f64; count];
         for products in products.chunks_exact(indices.len()) {
