@@ -156,7 +156,7 @@ pub fn build_stage(plan: &Plan, console: &Console) -> Result<BuildReport> {
         stage::folder(folder)?;
         let header = format!("idarts-compile {} build of {}", env!("CARGO_PKG_VERSION"), plan.genotype.name);
         stage::write(&folder.join("config.yaml"), &record(config, &header)?)?;
-        plan.genotype.write(&folder.join("genotype.yaml"))?;
+        plan.genotype.write(folder.join("genotype.yaml"))?;
     }
     let model = verify(model)?;
     console.message(format_args!(

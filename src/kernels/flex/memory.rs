@@ -163,7 +163,7 @@ impl AllocationController for Held {
     }
 
     unsafe fn memory_mut(&mut self, _: AccessPolicy) -> Result<&mut [MaybeUninit<u8>], AccessError> {
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut *self.0);
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.0);
         let pointer = std::ptr::from_mut(bytes) as *mut [MaybeUninit<u8>];
         // SAFETY: the same bytes under the same borrow; the caller promises to write initialised bytes only, and every bit
         // pattern is a float.
@@ -171,7 +171,7 @@ impl AllocationController for Held {
     }
 
     fn memory(&self, _: AccessPolicy) -> Result<&[MaybeUninit<u8>], AccessError> {
-        let bytes: &[u8] = bytemuck::cast_slice(&*self.0);
+        let bytes: &[u8] = bytemuck::cast_slice(&self.0);
         let pointer = std::ptr::from_ref(bytes) as *const [MaybeUninit<u8>];
         // SAFETY: initialised bytes are valid `MaybeUninit` bytes, under the same borrow.
         Ok(unsafe { &*pointer })

@@ -2,6 +2,10 @@
 //!
 //! Takes and gives CPU tensors. Planes are copied once with their padding, then read tap by tap at any stride and dilation, as
 //! a depthwise convolution would. Which tap was the maximum is kept as one byte a pixel.
+#![allow(
+    clippy::too_many_arguments,
+    reason = "the slices of a vectorised loop are arguments: a struct of borrows would only move the list"
+)]
 use std::ops::Range;
 
 use burn::{

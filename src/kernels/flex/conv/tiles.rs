@@ -6,7 +6,11 @@
 //!
 //! The loops count over array indices and call no closures: the compiler must inline everything below a vectorised function
 //! into it, or every vector goes through memory.
-#![allow(clippy::needless_range_loop)] // see above: iterators are closures
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators are closures, and those would not be inlined into the vectorised function"
+)]
+
 use macerator::{Scalar, Simd, Vector};
 
 use super::{
@@ -49,7 +53,6 @@ pub fn outputs<S: Simd>(
     let outs = packed.len() / offsets.len();
     assert!(positions.fit_source(taps, source.len(), lanes), "the source covers every position and tap");
     assert!(positions.fit_target((target.len() + plane) - outs * plane), "the target covers every position");
-    // SAFETY (of the tiles below): every position plus every offset plus a vector lies in the source, by the first assertion.
     let strip = (STRIP / (offsets.len() * lanes)).next_multiple_of(8).max(8);
     for wide in positions.wide().chunks(strip) {
         for first in (0..outs).step_by(BLOCK) {
@@ -57,6 +60,7 @@ pub fn outputs<S: Simd>(
             let weights = &packed[first * offsets.len()..(first + count) * offsets.len()];
             let bias = bias.map(|bias| &bias[first..first + count]);
             let target = &mut target[first * plane..];
+            // SAFETY: every position plus every offset plus a vector lies in the source, by the first assertion above.
             unsafe {
                 match count {
                     4 => strip_of::<S, 4>(source, offsets, wide, weights, bias, target, plane),
@@ -99,11 +103,11 @@ pub fn weights<S: Simd>(
     let outs = sums.len() / offsets.len();
     assert!(positions.fit_source(taps, source.len(), lanes), "the source covers every position and tap");
     assert!(positions.fit_target(gradient.len() - (outs - 1) * plane), "the gradient covers every position");
-    // SAFETY (of the tiles below): by these assertions every vector they load lies in its slice.
     for first in (0..outs).step_by(BLOCK) {
         let count = BLOCK.min(outs - first);
         let gradient = &gradient[first * plane..];
         let sums = &mut sums[first * offsets.len()..];
+        // SAFETY: by the assertions above every vector that the tiles load lies in its slice.
         unsafe {
             match count {
                 4 => tap_tiles::<S, 4>(source, offsets, positions, gradient, plane, sums),
