@@ -1,4 +1,5 @@
 //! `idarts-compile`: architecture search by IDARTS, compiled to verified ONNX.
+pub mod cli;
 pub mod data;
 pub mod genotype;
 pub mod ir;

@@ -14,7 +14,7 @@ use burn::{
 };
 use rayon::prelude::*;
 
-use super::memory;
+use super::memory::Floats;
 
 /// Work below which a second thread costs more than it brings, in elementary steps (an addition, a load).
 const SERIAL: usize = 1 << 15;
@@ -52,9 +52,9 @@ pub fn vector(tensor: &FlexTensor) -> Vec<f32> {
     tensor.storage::<f32>()[start..start + tensor.layout().num_elements()].to_vec()
 }
 
-pub fn into_tensor<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> FlexTensor {
+pub fn into_tensor<const D: usize>(values: Floats, dims: [usize; D]) -> FlexTensor {
     debug_assert_eq!(values.len(), dims.iter().product::<usize>());
-    FlexTensor::new(memory::into_bytes(values), Layout::contiguous(Shape::new(dims)), DType::F32)
+    FlexTensor::new(values.into_bytes(), Layout::contiguous(Shape::new(dims)), DType::F32)
 }
 
 /// Fills buffers of the same number of chunks; `work` is the number of elementary steps of one chunk.
@@ -66,9 +66,9 @@ pub fn fill_all<T>(
     work: usize,
     init: impl Fn() -> T + Sync + Send,
     fill: impl Fn(&mut T, usize, &mut [&mut [f32]]) + Sync + Send,
-) -> Vec<Vec<f32>> {
+) -> Vec<Floats> {
     let chunks = parts[0].len.div_ceil(parts[0].chunk);
-    let mut buffers: Vec<_> = parts.iter().map(|part| memory::take(part.len)).collect();
+    let mut buffers: Vec<_> = parts.iter().map(|part| Floats::new(part.len)).collect();
     let mut cutters: Vec<_> =
         buffers.iter_mut().zip(parts).map(|(buffer, part)| buffer.chunks_mut(part.chunk)).collect();
     let mut cuts = Vec::with_capacity(chunks * parts.len());
@@ -94,7 +94,7 @@ pub fn fill<const K: usize, T>(
     work: usize,
     init: impl Fn() -> T + Sync + Send,
     fill: impl Fn(&mut T, usize, [&mut [f32]; K]) + Sync + Send,
-) -> [Vec<f32>; K] {
+) -> [Floats; K] {
     let buffers = fill_all(&parts, work, init, |state, chunk, cut| {
         let mut cut = cut.iter_mut();
         let cut = std::array::from_fn(|_| std::mem::take(cut.next().expect("one cut a buffer")));
@@ -112,7 +112,7 @@ pub fn fill_planes<const K: usize>(
     floats: [usize; K],
     work: usize,
     fill_chunk: impl Fn(Range<usize>, [&mut [f32]; K]) + Sync + Send,
-) -> [Vec<f32>; K] {
+) -> [Floats; K] {
     let planes = planes_of_chunk([n, c, h, w]);
     let parts = floats.map(|floats| Part { len: n * c * floats, chunk: planes * floats });
     let range = |chunk: usize| chunk * planes..(n * c).min((chunk + 1) * planes);
@@ -125,7 +125,7 @@ pub fn planes_of_chunk([n, c, h, w]: [usize; 4]) -> usize {
 }
 
 /// Sum over rows of `width` floats, in the order of the rows and in f64.
-pub fn sum_rows(rows: &[f32], width: usize) -> Vec<f32> {
+pub fn sum_rows(rows: &[f32], width: usize) -> Floats {
     let work = rows.len() / width.max(1) * width.min(SUM_CHUNK);
     let [sums] = fill(
         [Part { len: width, chunk: SUM_CHUNK.min(width.max(1)) }],

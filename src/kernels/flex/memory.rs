@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     mem::MaybeUninit,
+    ops::{Deref, DerefMut},
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,6 +21,20 @@ const WORTHWHILE: usize = 1 << 12;
 const IDLE: usize = 1 << 24;
 
 static MEMORY: LazyLock<Mutex<Memory>> = LazyLock::new(Mutex::default);
+
+/// Where buffers begin, in bytes: at a cache line, so that few vectors lie across two of them.
+const ALIGNMENT: usize = 64;
+
+/// Floats allocated beyond a buffer's length, to find an aligned start among.
+const SLACK: usize = ALIGNMENT / size_of::<f32>();
+
+/// A buffer of floats that starts at a cache line, and returns to the idle ones when dropped.
+#[derive(Debug)]
+pub struct Floats {
+    all: Vec<f32>,
+    start: usize,
+    len: usize,
+}
 
 /// Idle buffers by length.
 #[derive(Default)]
@@ -38,40 +53,66 @@ struct Shelf {
 }
 
 /// A buffer that burn holds.
-struct Recycled(Vec<f32>);
+struct Held(Floats);
 
-/// `len` floats; what is in them is left over from earlier use.
-pub fn take(len: usize) -> Vec<f32> {
-    if len < WORTHWHILE {
-        return prepared(vec![0.0; len]);
+impl Floats {
+    /// `len` floats; what is in them is left over from earlier use.
+    pub fn new(len: usize) -> Self {
+        let found = if len < WORTHWHILE { None } else { memory().take(len) };
+        let all = found.unwrap_or_else(|| vec![0.0; len + SLACK]);
+        let start = all.as_ptr().align_offset(ALIGNMENT).min(SLACK);
+        let mut floats = Self { all, start, len };
+        if cfg!(test) {
+            // Under test no kernel may live on what an earlier one left.
+            floats.fill(f32::NAN);
+        }
+        floats
     }
-    let found = memory().take(len);
-    prepared(found.unwrap_or_else(|| vec![0.0; len]))
+
+    /// `len` times `value`.
+    pub fn filled(len: usize, value: f32) -> Self {
+        let mut floats = Self::new(len);
+        floats.fill(value);
+        floats
+    }
+
+    /// The buffer as burn holds it.
+    pub fn into_bytes(self) -> Bytes {
+        let len = size_of_val(&*self);
+        // SAFETY: all `len` bytes are initialised floats.
+        unsafe { Bytes::from_controller(Box::new(Held(self)), len) }
+    }
 }
 
-/// Returns a buffer from [`take`].
-pub fn give_back(buffer: Vec<f32>) {
-    if buffer.len() >= WORTHWHILE {
-        memory().give_back(buffer);
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.all[self.start..self.start + self.len]
     }
 }
 
-/// The buffer as burn holds it.
-pub fn into_bytes(buffer: Vec<f32>) -> Bytes {
-    if buffer.len() < WORTHWHILE {
-        return Bytes::from_elems(buffer);
+impl DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.all[self.start..self.start + self.len]
     }
-    let len = size_of_val(buffer.as_slice());
-    // SAFETY: all `len` bytes are initialised floats.
-    unsafe { Bytes::from_controller(Box::new(Recycled(buffer)), len) }
 }
 
-/// Under test no kernel may live on what an earlier one left.
-fn prepared(mut buffer: Vec<f32>) -> Vec<f32> {
-    if cfg!(test) {
-        buffer.fill(f32::NAN);
+impl Drop for Floats {
+    fn drop(&mut self) {
+        if self.len >= WORTHWHILE {
+            memory().give_back(self.len, std::mem::take(&mut self.all));
+        }
     }
-    buffer
+}
+
+impl FromIterator<f32> for Floats {
+    fn from_iter<I: IntoIterator<Item = f32>>(values: I) -> Self {
+        let values: Vec<f32> = values.into_iter().collect();
+        let mut floats = Self::new(values.len());
+        floats.copy_from_slice(&values);
+        floats
+    }
 }
 
 fn memory() -> MutexGuard<'static, Memory> {
@@ -92,8 +133,7 @@ impl Memory {
         found
     }
 
-    fn give_back(&mut self, buffer: Vec<f32>) {
-        let len = buffer.len();
+    fn give_back(&mut self, len: usize, buffer: Vec<f32>) {
         self.used_floats = self.used_floats.saturating_sub(len);
         self.idle_floats += len;
         self.idle.entry(len).or_default().buffers.push(buffer);
@@ -113,7 +153,7 @@ impl Memory {
     }
 }
 
-impl AllocationController for Recycled {
+impl AllocationController for Held {
     fn alloc_align(&self) -> usize {
         align_of::<f32>()
     }
@@ -138,12 +178,6 @@ impl AllocationController for Recycled {
     }
 }
 
-impl Drop for Recycled {
-    fn drop(&mut self) {
-        give_back(std::mem::take(&mut self.0));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,7 +186,7 @@ mod tests {
     fn a_dropped_buffer_is_used_again() {
         let mut memory = Memory::default();
         assert!(memory.take(100).is_none());
-        memory.give_back(vec![0.0; 100]);
+        memory.give_back(100, Vec::new());
         assert_eq!((memory.idle_floats, memory.used_floats), (100, 0));
         assert!(memory.take(100).is_some());
         assert_eq!((memory.idle_floats, memory.used_floats), (0, 100));
@@ -166,7 +200,7 @@ mod tests {
             memory.take(len);
         }
         for _ in 0..6 {
-            memory.give_back(vec![0.0; len]);
+            memory.give_back(len, Vec::new());
         }
         memory.take(len + 1);
         assert!(memory.idle_floats <= IDLE + memory.used_floats / 2);
@@ -175,9 +209,18 @@ mod tests {
     }
 
     #[test]
-    fn burn_reads_writes_and_drops_a_recycled_buffer() {
+    fn buffers_start_at_a_cache_line() {
+        for len in [1, 100, WORTHWHILE, 3 * WORTHWHILE + 1] {
+            let floats = Floats::filled(len, 1.5);
+            assert_eq!((floats.as_ptr().align_offset(ALIGNMENT), floats.len()), (0, len));
+            assert!(floats.iter().all(|&v| v == 1.5));
+        }
+    }
+
+    #[test]
+    fn burn_reads_writes_and_drops_a_buffer() {
         let values: Vec<f32> = (0..2 * WORTHWHILE).map(|i| i as f32).collect();
-        let mut bytes = into_bytes(values.clone());
+        let mut bytes = values.iter().copied().collect::<Floats>().into_bytes();
         let floats: &mut [f32] = bytemuck::cast_slice_mut(&mut bytes);
         floats[1] += 0.5;
         let copy = bytes.clone();

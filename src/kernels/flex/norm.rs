@@ -9,6 +9,7 @@ use macerator::{Simd, Vector};
 
 use super::{
     buffer::{View, fill_planes, into_tensor, readable, vector},
+    memory::Floats,
     simd::{map, splat, sums},
 };
 
@@ -57,7 +58,7 @@ pub fn forward(x: FlexTensor, affine: Option<[FlexTensor; 2]>, eps: f32) -> [Fle
         lines.push(Line { factor, offset: offset - center as f32 * factor });
     }
     let [y] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| lines_of(x, planes, &lines, out));
-    [into_tensor(y, x.dims), into_tensor(mean, [c]), into_tensor(var, [c])]
+    [into_tensor(y, x.dims), into_tensor(mean.into_iter().collect(), [c]), into_tensor(var.into_iter().collect(), [c])]
 }
 
 /// Gradients of x, scale and bias.
@@ -92,7 +93,11 @@ pub fn backward(
         });
     }
     let [dx] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| slopes_of(x, g, planes, &slopes, out));
-    [into_tensor(dx, x.dims), into_tensor(d_scale, [c]), into_tensor(d_bias, [c])]
+    [
+        into_tensor(dx, x.dims),
+        into_tensor(d_scale.into_iter().collect(), [c]),
+        into_tensor(d_bias.into_iter().collect(), [c]),
+    ]
 }
 
 /// `x * scale + shift`, per channel.
@@ -132,7 +137,7 @@ pub fn scale_and_shift_grads(
 }
 
 /// Per channel the sum of `g`.
-pub fn channel_sums(g: View) -> Vec<f32> {
+pub fn channel_sums(g: View) -> Floats {
     let [n, c, ..] = g.dims;
     let [of_planes] = fill_planes(g.dims, [1], g.pixels(), |planes, [out]| sums_of(g, planes, out));
     let sum = |channel| (0..n).map(|image| f64::from(of_planes[image * c + channel])).sum::<f64>() as f32;

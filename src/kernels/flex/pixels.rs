@@ -1,6 +1,7 @@
 //! Operations pixel by pixel or plane by plane on the CPU: ReLU, weighted sums, channel moves.
 //!
 //! Takes and gives CPU tensors; each pass reads its inputs once and writes its outputs once.
+#![allow(clippy::needless_lifetimes, reason = "the macro that vectorises a function needs the name")]
 use std::ops::Range;
 
 use burn::backend::flex::FlexTensor;
@@ -74,7 +75,7 @@ pub fn mix_grads(
         },
     );
     let mut filled = filled.into_iter();
-    let products = filled.next().unwrap_or_default();
+    let products = filled.next().expect("the first part is the products");
     let weights = wanted_weights.then(|| {
         let mut sums = vec![0.0f64; count];
         for products in products.chunks_exact(indices.len()) {

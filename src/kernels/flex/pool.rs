@@ -2,6 +2,10 @@
 //!
 //! Takes and gives CPU tensors. Planes are copied once with their padding, then read tap by tap at any stride and dilation, as
 //! a depthwise convolution would. Which tap was the maximum is kept as one byte a pixel.
+#![allow(
+    clippy::too_many_arguments,
+    reason = "the slices of a vectorised loop are arguments: a struct of borrows would only move the list"
+)]
 use std::ops::Range;
 
 use burn::{
@@ -17,10 +21,10 @@ use super::{
     super::Window,
     buffer::{Part, View, fill, into_tensor, planes_of_chunk, readable},
     conv::{
+        self,
         geometry::{Backward, Forward, Padded, Position},
-        tiles,
     },
-    memory,
+    memory::Floats,
     simd::{MAX_LANES, lanes, load_unchecked, map, splat, store, store_partial},
 };
 
@@ -50,12 +54,9 @@ pub fn max(x: FlexTensor, window: Window, with_argmax: bool) -> (FlexTensor, Opt
     let argmax = match with_argmax {
         true => {
             let layout = Layout::contiguous(Shape::new([n, c, bytes]));
-            Some(FlexTensor::new(memory::into_bytes(argmax), layout, DType::U8))
+            Some(FlexTensor::new(argmax.into_bytes(), layout, DType::U8))
         }
-        false => {
-            memory::give_back(argmax);
-            None
-        }
+        false => None,
     };
     (into_tensor(y, [n, c, oh, ow]), argmax)
 }
@@ -152,8 +153,8 @@ fn plan(window: &Window, x: &View) -> Forward {
     Forward::new(window, [x.dims[2], x.dims[3]], 1, x.plane, lanes())
 }
 
-fn scratch(padded: Option<Padded>, padding: f32) -> Vec<f32> {
-    vec![padding; padded.map_or(0, |padded| padded.plane() + MAX_LANES)]
+fn scratch(padded: Option<Padded>, padding: f32) -> Floats {
+    Floats::filled(padded.map_or(0, |padded| padded.plane() + MAX_LANES), padding)
 }
 
 /// Bytes a plane of the argmax takes.
@@ -254,7 +255,7 @@ fn averages_of<'a, S: Simd>(
     let pixels = reciprocals.len();
     for (plane, out) in planes.zip(out.chunks_exact_mut(pixels)) {
         let source = source(plan.padded, x.nth_plane(plane), scratch);
-        tiles::outputs::<S>(source, &plan.taps, &plan.positions, &ones, None, sums, pixels);
+        conv::outputs::<S>(plan, source, &ones, None, sums, pixels);
         map([&*sums, reciprocals], out, |[sum, reciprocal]: [Vector<S, f32>; 2]| sum * reciprocal);
     }
 }
@@ -272,23 +273,12 @@ fn average_grads_of<'a, S: Simd>(
     out: &mut [f32],
 ) {
     let pixels = out.len() / planes.len();
+    let ones = vec![1.0; plan.classes.iter().map(|class| class.taps.offsets().len()).max().unwrap_or(0)];
     for (plane, out) in planes.zip(out.chunks_exact_mut(pixels)) {
         let inputs = [g.nth_plane(plane), reciprocals];
         map(inputs, scaled, |[g, reciprocal]: [Vector<S, f32>; 2]| g * reciprocal);
         let source = source(plan.padded, scaled, scratch);
-        if !plan.complete {
-            out.fill(0.0);
-        }
-        for class in &plan.classes {
-            let ones = vec![1.0; class.taps.offsets().len()];
-            let Some(scatter) = class.scatter else {
-                tiles::outputs::<S>(source, &class.taps, &class.positions, &ones, None, out, pixels);
-                continue;
-            };
-            let dense = &mut spread[..scatter.rows * scatter.columns];
-            let pixels = dense.len();
-            tiles::outputs::<S>(source, &class.taps, &class.positions, &ones, None, dense, pixels);
-            scatter.spread(dense, out);
-        }
+        let weights = plan.classes.iter().map(|class| &ones[..class.taps.offsets().len()]);
+        conv::inputs::<S>(plan, source, weights, spread, out, pixels);
     }
 }

@@ -6,7 +6,11 @@
 //!
 //! The loops count over array indices and call no closures: the compiler must inline everything below a vectorised function
 //! into it, or every vector goes through memory.
-#![allow(clippy::needless_range_loop, reason = "see above: iterators are closures")]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators are closures, and those would not be inlined into the vectorised function"
+)]
+
 use macerator::{Scalar, Simd, Vector};
 
 use super::{
@@ -56,8 +60,7 @@ pub fn outputs<S: Simd>(
             let weights = &packed[first * offsets.len()..(first + count) * offsets.len()];
             let bias = bias.map(|bias| &bias[first..first + count]);
             let target = &mut target[first * plane..];
-            // SAFETY: by the first assertion every position plus every offset plus a vector lies in the source, by the second
-            // every position plus a vector in each channel's part of the target.
+            // SAFETY: every position plus every offset plus a vector lies in the source, by the first assertion above.
             unsafe {
                 match count {
                     4 => strip_of::<S, 4>(source, offsets, wide, weights, bias, target, plane),
@@ -75,7 +78,7 @@ pub fn outputs<S: Simd>(
             let weights = packed[block * offsets.len()..].iter().skip(out - block).step_by(count);
             let mut sum = splat::<S>(bias.map_or(0.0, |bias| bias[out]));
             for (&offset, &weight) in offsets.iter().zip(weights) {
-                // SAFETY: the first assertion holds for short positions as well.
+                // SAFETY: as above.
                 let pixels = unsafe { load_unchecked::<S>(source, at + offset) };
                 sum = splat::<S>(weight).mul_add(pixels, sum);
             }
