@@ -2,6 +2,8 @@
 //!
 //! Takes and gives CPU tensors. Planes are copied once with their padding, then read tap by tap at any stride and dilation, as
 //! a depthwise convolution would. Which tap was the maximum is kept as one byte a pixel.
+#![allow(clippy::needless_range_loop)] // as in `conv::tiles`: loops that count are inlined, closures need not be
+
 use std::ops::Range;
 
 use burn::{
@@ -18,11 +20,19 @@ use super::{
     buffer::{Part, View, fill, into_tensor, planes_of_chunk, readable},
     conv::{
         self,
-        geometry::{Backward, Forward, Padded, Position},
+        geometry::{Backward, Class, Forward, Padded, Position},
     },
     memory::Floats,
     simd::{MAX_LANES, lanes, load_unchecked, map, splat, store, store_partial},
 };
+
+/// Room for one thread of [`max_grad`]: padded gradients and taps, the taps of a plane as floats, a class before it is spread.
+struct MaxScratch {
+    gradients: Floats,
+    taps: Floats,
+    plane: Floats,
+    spread: Floats,
+}
 
 /// The output and, if asked for, the number of the tap that was the maximum, one byte a pixel, planes padded to whole floats.
 pub fn max(x: FlexTensor, window: Window, with_argmax: bool) -> (FlexTensor, Option<FlexTensor>) {
@@ -50,8 +60,13 @@ pub fn max(x: FlexTensor, window: Window, with_argmax: bool) -> (FlexTensor, Opt
     let [y, argmax] = fill(
         parts,
         work,
-        || scratch(plan.padded, f32::NEG_INFINITY),
-        |scratch, chunk, [out, argmax]| {
+        || {
+            (
+                scratch(plan.padded, f32::NEG_INFINITY),
+                Floats::filled(pixels, 0.0),
+            )
+        },
+        |(scratch, taps), chunk, [out, argmax]| {
             let range = chunk * planes..(n * c).min((chunk + 1) * planes);
             let argmax: &mut [u8] = bytemuck::cast_slice_mut(argmax);
             maxima_of(
@@ -59,9 +74,9 @@ pub fn max(x: FlexTensor, window: Window, with_argmax: bool) -> (FlexTensor, Opt
                 x,
                 range,
                 scratch,
+                taps,
                 out,
                 with_argmax.then_some(argmax),
-                pixels,
             );
         },
     );
@@ -75,7 +90,7 @@ pub fn max(x: FlexTensor, window: Window, with_argmax: bool) -> (FlexTensor, Opt
     (into_tensor(y, [n, c, oh, ow]), argmax)
 }
 
-/// Adds each gradient to the pixel that was the maximum; `shape` is the input's.
+/// Gives each gradient to the pixel that was the maximum; `shape` is the input's.
 pub fn max_grad(
     shape: [usize; 4],
     argmax: FlexTensor,
@@ -86,16 +101,7 @@ pub fn max_grad(
     let g = View::new(&g);
     let [n, c, h, w] = shape;
     let argmax = &argmax.storage::<u8>()[argmax.layout().start_offset()..];
-    let bytes = bytes_of_plane(g.pixels());
-    // Gradients are added up in the padded plane; what falls on padding is dropped.
-    let [ph, pw] = window.padding;
-    let row = w + 2 * pw;
-    let offsets: Vec<usize> = (0..window.kernel[0] * window.kernel[1])
-        .map(|k| {
-            k / window.kernel[1] * window.dilation[0] * row
-                + k % window.kernel[1] * window.dilation[1]
-        })
-        .collect();
+    let plan = Backward::new(&window, [h, w], 1, g.pixels(), lanes());
     let planes = planes_of_chunk(shape);
     let part = Part {
         len: n * c * h * w,
@@ -103,29 +109,17 @@ pub fn max_grad(
     };
     let [dx] = fill(
         [part],
-        4 * part.chunk,
-        || vec![0.0; (h + 2 * ph) * row],
-        |scratch: &mut Vec<f32>, chunk, [out]| {
-            for (plane, out) in (chunk * planes..).zip(out.chunks_exact_mut(h * w)) {
-                scratch.fill(0.0);
-                let argmax = &argmax[plane * bytes..];
-                let rows = g
-                    .nth_plane(plane)
-                    .chunks_exact(g.dims[3])
-                    .zip(argmax.chunks_exact(g.dims[3]));
-                for (y, (g, argmax)) in rows.enumerate() {
-                    let scratch = &mut scratch[y * window.stride[0] * row..];
-                    for (x, (&g, &tap)) in g.iter().zip(argmax).enumerate() {
-                        scratch[x * window.stride[1] + offsets[usize::from(tap)]] += g;
-                    }
-                }
-                for (out, scratch) in out
-                    .chunks_exact_mut(w)
-                    .zip(scratch.chunks_exact(row).skip(ph))
-                {
-                    out.copy_from_slice(&scratch[pw..pw + w]);
-                }
-            }
+        part.chunk * window.kernel.iter().product::<usize>(),
+        || MaxScratch {
+            gradients: scratch(plan.padded, 0.0),
+            // Padding is no output: no tap has its number.
+            taps: scratch(plan.padded, -1.0),
+            plane: Floats::filled(g.pixels() + MAX_LANES, -1.0),
+            spread: Floats::filled(plan.largest_scatter(), 0.0),
+        },
+        |scratch, chunk, [out]| {
+            let range = chunk * planes..(n * c).min((chunk + 1) * planes);
+            max_grads_of(&plan, g, range, argmax, window.kernel[1], scratch, out);
         },
     );
     into_tensor(dx, shape)
@@ -219,64 +213,81 @@ fn source<'a>(padded: Option<Padded>, plane: &'a [f32], scratch: &'a mut [f32]) 
     }
 }
 
+/// `taps` has room for the taps of one plane.
 #[macerator::with_simd]
 fn maxima_of<'a, S: Simd>(
     plan: &Forward,
     x: View<'a>,
     planes: Range<usize>,
     scratch: &mut [f32],
+    taps: &mut [f32],
     out: &mut [f32],
     mut argmax: Option<&'a mut [u8]>,
-    pixels: usize,
 ) {
-    let offsets = plan.taps.offsets();
+    let pixels = taps.len();
     let bytes = bytes_of_plane(pixels);
-    for ((i, plane), out) in planes.enumerate().zip(out.chunks_exact_mut(pixels)) {
-        let source = source(plan.padded, x.nth_plane(plane), scratch);
-        assert!(
-            plan.positions
-                .fit_source(&plan.taps, source.len(), f32::lanes::<S>()),
-            "the source covers every tap"
-        );
-        for &position in plan.positions.wide() {
-            // SAFETY: every position plus every offset plus a vector lies in the source, by the assertion.
-            let (largest, tap) = unsafe { maximum::<S>(source, position, offsets) };
-            store(out, position.target, largest);
-            if let Some(argmax) = &mut argmax {
-                let to = i * bytes + position.target;
-                store_bytes(&mut argmax[to..to + f32::lanes::<S>()], tap);
-            }
-        }
-        for &position in plan.positions.short() {
-            let width = plan.positions.short_width();
-            // SAFETY: as above.
-            let (largest, tap) = unsafe { maximum::<S>(source, position, offsets) };
-            store_partial(&mut out[position.target..position.target + width], largest);
-            if let Some(argmax) = &mut argmax {
-                let to = i * bytes + position.target;
-                store_bytes(&mut argmax[to..to + width], tap);
-            }
+    for ((i, (_, plane)), out) in x.walk(planes).enumerate().zip(out.chunks_exact_mut(pixels)) {
+        maxima_of_plane::<S>(plan, source(plan.padded, plane, scratch), out, taps);
+        if let Some(argmax) = &mut argmax {
+            let argmax = &mut argmax[i * bytes..(i + 1) * bytes];
+            argmax
+                .iter_mut()
+                .zip(&*taps)
+                .for_each(|(to, tap)| *to = tap.to_bits() as u8);
         }
     }
 }
 
-/// The largest value over the taps and, in the bits of the second vector, the first tap that has it; NaN is largest.
+#[inline(always)]
+fn maxima_of_plane<S: Simd>(plan: &Forward, source: &[f32], out: &mut [f32], taps: &mut [f32]) {
+    let offsets = plan.taps.offsets();
+    let fits = plan
+        .positions
+        .fit_source(&plan.taps, source.len(), f32::lanes::<S>());
+    assert!(fits, "the source covers every position and tap");
+    // SAFETY (of `maxima`): every position plus every offset plus a vector lies in the source, by the assertion.
+    let (fours, rest) = plan.positions.wide().as_chunks::<4>();
+    for positions in fours {
+        let (largest, first) = unsafe { maxima::<S, 4>(source, positions, offsets) };
+        for v in 0..4 {
+            store(out, positions[v].target, largest[v]);
+            store(taps, positions[v].target, first[v]);
+        }
+    }
+    for &position in rest {
+        let ([largest], [first]) = unsafe { maxima::<S, 1>(source, &[position], offsets) };
+        store(out, position.target, largest);
+        store(taps, position.target, first);
+    }
+    for &position in plan.positions.short() {
+        let ([largest], [first]) = unsafe { maxima::<S, 1>(source, &[position], offsets) };
+        let row = position.target..position.target + plan.positions.short_width();
+        store_partial(&mut out[row.clone()], largest);
+        store_partial(&mut taps[row], first);
+    }
+}
+
+/// For each position the largest value over the taps and, in the bits of the second answer, the first tap that has it; NaN is
+/// largest. Several positions at once, because each waits for its own last comparison.
 ///
 /// # Safety
-/// The position plus every offset plus a vector lies in `source`.
+/// Every position plus every offset plus a vector lies in `source`.
 #[inline(always)]
-unsafe fn maximum<S: Simd>(
+unsafe fn maxima<S: Simd, const V: usize>(
     source: &[f32],
-    position: Position,
+    positions: &[Position; V],
     offsets: &[usize],
-) -> (Vector<S, f32>, Vector<S, f32>) {
-    let mut largest = splat::<S>(f32::NEG_INFINITY);
-    let mut first = splat::<S>(0.0);
+) -> ([Vector<S, f32>; V], [Vector<S, f32>; V]) {
+    let mut largest = [splat::<S>(f32::NEG_INFINITY); V];
+    let mut first = [splat::<S>(0.0); V];
     for (tap, &offset) in (0u32..).zip(offsets) {
-        // SAFETY: by the contract of this function.
-        let value = unsafe { load_unchecked::<S>(source, position.source + offset) };
-        first = takes(value, largest).select(splat::<S>(f32::from_bits(tap)), first);
-        largest = takes(value, largest).select(value, largest);
+        let tap = splat::<S>(f32::from_bits(tap));
+        for v in 0..V {
+            // SAFETY: by the contract of this function.
+            let value = unsafe { load_unchecked::<S>(source, positions[v].source + offset) };
+            first[v] = takes(value, largest[v]).select(tap, first[v]);
+            largest[v] = takes(value, largest[v]).select(value, largest[v]);
+        }
     }
     (largest, first)
 }
@@ -285,15 +296,6 @@ unsafe fn maximum<S: Simd>(
 #[inline(always)]
 fn takes<S: Simd>(value: Vector<S, f32>, largest: Vector<S, f32>) -> Mask<S, f32> {
     value.gt(largest) | value.ne(value)
-}
-
-#[inline(always)]
-fn store_bytes<S: Simd>(to: &mut [u8], taps: Vector<S, f32>) {
-    let mut whole = [0.0f32; MAX_LANES];
-    store(&mut whole, 0, taps);
-    to.iter_mut()
-        .zip(whole)
-        .for_each(|(to, tap)| *to = tap.to_bits() as u8);
 }
 
 #[macerator::with_simd]
@@ -308,8 +310,8 @@ fn averages_of<'a, S: Simd>(
 ) {
     let ones = vec![1.0; plan.taps.offsets().len()];
     let pixels = reciprocals.len();
-    for (plane, out) in planes.zip(out.chunks_exact_mut(pixels)) {
-        let source = source(plan.padded, x.nth_plane(plane), scratch);
+    for ((_, plane), out) in x.walk(planes).zip(out.chunks_exact_mut(pixels)) {
+        let source = source(plan.padded, plane, scratch);
         conv::outputs::<S>(plan, source, &ones, None, sums, pixels);
         map(
             [&*sums, reciprocals],
@@ -339,11 +341,12 @@ fn average_grads_of<'a, S: Simd>(
             .max()
             .unwrap_or(0)
     ];
-    for (plane, out) in planes.zip(out.chunks_exact_mut(pixels)) {
-        let inputs = [g.nth_plane(plane), reciprocals];
-        map(inputs, scaled, |[g, reciprocal]: [Vector<S, f32>; 2]| {
-            g * reciprocal
-        });
+    for ((_, plane), out) in g.walk(planes).zip(out.chunks_exact_mut(pixels)) {
+        map(
+            [plane, reciprocals],
+            scaled,
+            |[g, reciprocal]: [Vector<S, f32>; 2]| g * reciprocal,
+        );
         let source = source(plan.padded, scaled, scratch);
         let weights = plan
             .classes
@@ -351,4 +354,101 @@ fn average_grads_of<'a, S: Simd>(
             .map(|class| &ones[..class.taps.offsets().len()]);
         conv::inputs::<S>(plan, source, weights, spread, out, pixels);
     }
+}
+
+#[macerator::with_simd]
+fn max_grads_of<'a, S: Simd>(
+    plan: &Backward,
+    g: View<'a>,
+    planes: Range<usize>,
+    argmax: &[u8],
+    kernel_width: usize,
+    scratch: &mut MaxScratch,
+    out: &mut [f32],
+) {
+    let bytes = bytes_of_plane(g.pixels());
+    let pixels = out.len() / planes.len();
+    let argmax = argmax[planes.start * bytes..].chunks_exact(bytes);
+    for (((_, plane), argmax), out) in g.walk(planes).zip(argmax).zip(out.chunks_exact_mut(pixels))
+    {
+        scratch
+            .plane
+            .iter_mut()
+            .zip(&argmax[..g.pixels()])
+            .for_each(|(to, &tap)| *to = f32::from(tap));
+        let gradients = source(plan.padded, plane, &mut scratch.gradients);
+        let taps = source(plan.padded, &scratch.plane, &mut scratch.taps);
+        if !plan.complete {
+            out.fill(0.0);
+        }
+        for class in &plan.classes {
+            match class.scatter {
+                None => max_grads_of_class::<S>(class, gradients, taps, kernel_width, out),
+                Some(scatter) => {
+                    let dense = &mut scratch.spread[..scatter.rows * scatter.columns];
+                    max_grads_of_class::<S>(class, gradients, taps, kernel_width, dense);
+                    scatter.spread(dense, out);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn max_grads_of_class<S: Simd>(
+    class: &Class,
+    gradients: &[f32],
+    taps: &[f32],
+    kernel_width: usize,
+    out: &mut [f32],
+) {
+    let source = gradients.len().min(taps.len());
+    let fits = class
+        .positions
+        .fit_source(&class.taps, source, f32::lanes::<S>());
+    assert!(fits, "the gradients and taps cover every position");
+    let numbers = class
+        .kernel
+        .iter()
+        .map(|[ky, kx]| (ky * kernel_width + kx) as f32);
+    let reads = || numbers.clone().zip(class.taps.offsets());
+    for &position in class.positions.wide() {
+        let mut sum = splat::<S>(0.0);
+        for (number, &offset) in reads() {
+            // SAFETY: by the assertion.
+            sum += unsafe { received::<S>(gradients, taps, position.source + offset, number) };
+        }
+        store(out, position.target, sum);
+    }
+    for &position in class.positions.short() {
+        let mut sum = splat::<S>(0.0);
+        for (number, &offset) in reads() {
+            // SAFETY: by the assertion.
+            sum += unsafe { received::<S>(gradients, taps, position.source + offset, number) };
+        }
+        let out = &mut out[position.target..position.target + class.positions.short_width()];
+        store_partial(out, sum);
+    }
+}
+
+/// The gradients at `at` of those outputs whose maximum was tap `number`, zero for the others.
+///
+/// # Safety
+/// A vector at `at` lies in both slices.
+#[inline(always)]
+unsafe fn received<S: Simd>(
+    gradients: &[f32],
+    taps: &[f32],
+    at: usize,
+    number: f32,
+) -> Vector<S, f32> {
+    // SAFETY: by the contract of this function.
+    let (gradients, taps) = unsafe {
+        (
+            load_unchecked::<S>(gradients, at),
+            load_unchecked::<S>(taps, at),
+        )
+    };
+    taps.eq(splat::<S>(number))
+        .select(gradients, splat::<S>(0.0))
 }

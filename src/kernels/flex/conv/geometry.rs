@@ -16,6 +16,8 @@ pub struct Padded {
     top: usize,
     left: usize,
     size: [usize; 2],
+    /// Floats between one plane and the next.
+    gap: usize,
 }
 
 /// Offsets from a position, in the order of the weights.
@@ -115,7 +117,17 @@ impl Forward {
             top: window.padding[0],
             left: window.padding[1],
             size,
+            gap: 0,
         };
+        if in_place && pointwise && collide(planes, stride) {
+            let padded = Padded::apart(size);
+            return Self {
+                padded: Some(padded),
+                taps: Taps::new((0..planes).map(|c| c * padded.plane()).collect()),
+                positions: Positions::new(lanes, height * width, [[0, 0]]),
+                columns: None,
+            };
+        }
         let (row, plane) = if in_place {
             (width, stride)
         } else {
@@ -169,7 +181,9 @@ impl Backward {
             && window.stride == [1, 1]
             && height * width >= lanes
         {
-            let taps = Taps::new((0..planes).map(|c| c * stride).collect());
+            let padded = collide(planes, stride).then(|| Padded::apart(size));
+            let plane = padded.map_or(stride, |padded| padded.plane());
+            let taps = Taps::new((0..planes).map(|c| c * plane).collect());
             let positions = Positions::new(lanes, height * width, [[0, 0]]);
             let class = Class {
                 kernel: vec![[0, 0]],
@@ -179,7 +193,7 @@ impl Backward {
                 scatter: None,
             };
             return Self {
-                padded: None,
+                padded,
                 classes: vec![class],
                 complete: true,
             };
@@ -200,6 +214,7 @@ impl Backward {
             top: reach[0],
             left: reach[1],
             size: output,
+            gap: 0,
         };
         let class = |a: usize, b: usize| {
             let [rows, columns] = [axis_taps(window, 0, a), axis_taps(window, 1, b)];
@@ -306,6 +321,18 @@ impl Scatter {
     }
 }
 
+/// Whether planes read together fall on so few places of the first-level cache that they drive each other out of it. Its sets
+/// repeat every 4 KiB, and each holds eight lines.
+fn collide(planes: usize, stride: usize) -> bool {
+    let bytes = stride * size_of::<f32>();
+    let places = if bytes == 0 {
+        return false;
+    } else {
+        4096 >> bytes.trailing_zeros().min(12)
+    };
+    planes > 4 * places
+}
+
 /// The taps k of one axis with `k * dilation = class` modulo the stride, and `(k * dilation - class) / stride` of each.
 fn axis_taps(window: &Window, axis: usize, class: usize) -> Vec<(usize, usize)> {
     let (d, s) = (window.dilation[axis], window.stride[axis]);
@@ -314,45 +341,90 @@ fn axis_taps(window: &Window, axis: usize, class: usize) -> Vec<(usize, usize)> 
 }
 
 impl Padded {
+    /// The planes as they are, but at a distance that keeps them apart in the cache.
+    fn apart(size: [usize; 2]) -> Self {
+        Self {
+            rows: size[0],
+            phases: 1,
+            width: size[1],
+            top: 0,
+            left: 0,
+            size,
+            gap: 16,
+        }
+    }
+
     fn row(&self) -> usize {
         self.phases * self.width
     }
 
     /// Floats of one plane.
     pub fn plane(&self) -> usize {
-        self.rows * self.row()
+        self.rows * self.row() + self.gap
     }
 
     /// Copies a plane to its place, each value through `map`; what is padding is left alone and must be filled once before.
     #[inline(always)]
     pub fn copy(&self, plane: &[f32], scratch: &mut [f32], map: impl Fn(f32) -> f32) {
         let [height, width] = self.size;
-        let rows = scratch[..self.plane()]
+        if self.phases == 1 && self.width == width && self.rows == height {
+            // Nothing lies between the rows.
+            let to = scratch[..height * width].iter_mut();
+            return to.zip(plane).for_each(|(to, &from)| *to = map(from));
+        }
+        let rows = scratch[..self.rows * self.row()]
             .chunks_exact_mut(self.row())
             .skip(self.top);
         for (from, to) in plane[..height * width].chunks_exact(width).zip(rows) {
-            if self.phases == 1 {
-                let count = width.min(self.width - self.left);
-                let to = &mut to[self.left..self.left + count];
-                to.iter_mut()
+            match self.phases {
+                1 => to[self.left..]
+                    .iter_mut()
                     .zip(from)
-                    .for_each(|(to, &from)| *to = map(from));
-            } else {
-                for (phase, to) in to.chunks_exact_mut(self.width).enumerate() {
-                    // Column q * phases + phase - left of the image goes to place q.
-                    let skip = self.left.saturating_sub(phase).div_ceil(self.phases);
-                    let first = skip * self.phases + phase - self.left;
-                    let from = from
-                        .get(first..)
-                        .unwrap_or_default()
-                        .iter()
-                        .step_by(self.phases);
-                    to.iter_mut()
-                        .skip(skip)
-                        .zip(from)
-                        .for_each(|(to, &from)| *to = map(from));
-                }
+                    .for_each(|(to, &from)| *to = map(from)),
+                2 => self.copy_halves(from, to, &map),
+                _ => self.copy_phases(from, to, &map),
             }
+        }
+    }
+
+    /// Even columns of the image to one phase, odd ones to the other.
+    #[inline(always)]
+    fn copy_halves(&self, from: &[f32], to: &mut [f32], map: &impl Fn(f32) -> f32) {
+        let (pairs, last) = from.as_chunks::<2>();
+        let (first, second) = to.split_at_mut(self.width);
+        let (even, odd) = if self.left.is_multiple_of(2) {
+            (first, second)
+        } else {
+            (second, first)
+        };
+        let even = even.get_mut(self.left / 2..).unwrap_or_default();
+        let odd = odd.get_mut(self.left.div_ceil(2)..).unwrap_or_default();
+        even.iter_mut()
+            .zip(pairs)
+            .for_each(|(to, pair)| *to = map(pair[0]));
+        odd.iter_mut()
+            .zip(pairs)
+            .for_each(|(to, pair)| *to = map(pair[1]));
+        if let (Some(to), [last]) = (even.get_mut(pairs.len()), last) {
+            *to = map(*last);
+        }
+    }
+
+    /// Column `q * phases + phase - left` of the image goes to place q of its phase.
+    #[inline(always)]
+    fn copy_phases(&self, from: &[f32], to: &mut [f32], map: &impl Fn(f32) -> f32) {
+        for (phase, to) in to.chunks_exact_mut(self.width).enumerate() {
+            let skip = self.left.saturating_sub(phase).div_ceil(self.phases);
+            let first = skip * self.phases + phase - self.left;
+            let from = from
+                .get(first..)
+                .unwrap_or_default()
+                .iter()
+                .step_by(self.phases);
+            to.iter_mut()
+                .skip(skip)
+                .zip(from)
+                .for_each(|(to, &from)| *to = map(from));
         }
     }
 }
