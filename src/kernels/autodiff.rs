@@ -44,13 +44,8 @@ impl<B: KernelGrads, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         let y = B::convolve(x, w, inner_bias, window, groups);
         record::<B, C, 3>(parents, y, move || {
             Saved::new(move |g, wanted| {
-                let wanted = Wanted {
-                    x: wanted[0],
-                    w: wanted[1],
-                    bias: wanted[2],
-                };
-                let grads =
-                    B::convolve_grads(saved_x.clone(), saved_w.clone(), g, window, groups, wanted);
+                let wanted = Wanted { x: wanted[0], w: wanted[1], bias: wanted[2] };
+                let grads = B::convolve_grads(saved_x.clone(), saved_w.clone(), g, window, groups, wanted);
                 grads.into_vec()
             })
         })
@@ -60,9 +55,7 @@ impl<B: KernelGrads, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         let parents = guards::<B, C, 1>([&x]);
         let y = B::rectify(x.into_primitive());
         let saved = y.clone();
-        record::<B, C, 1>(parents, y, move || {
-            Saved::new(move |g, _| vec![Some(B::rectify_grad(saved.clone(), g))])
-        })
+        record::<B, C, 1>(parents, y, move || Saved::new(move |g, _| vec![Some(B::rectify_grad(saved.clone(), g))]))
     }
 
     fn normalise(
@@ -79,8 +72,7 @@ impl<B: KernelGrads, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         let y = record::<B, C, 3>(parents, y, move || match scale {
             Some(scale) => Saved::new(move |g, _| {
                 let (mean, var) = (saved_mean.clone(), saved_var.clone());
-                let (x, scale, bias) =
-                    B::normalise_grads(x.clone(), scale.clone(), mean, var, eps, g);
+                let (x, scale, bias) = B::normalise_grads(x.clone(), scale.clone(), mean, var, eps, g);
                 vec![Some(x), Some(scale), Some(bias)]
             }),
             // Without scale and bias the output is the normalised input, which the next operation keeps as well: keeping it
@@ -102,21 +94,13 @@ impl<B: KernelGrads, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         (y, Self::from_inner(mean), Self::from_inner(var))
     }
 
-    fn scale_and_shift(
-        x: FloatTensor<Self>,
-        scale: FloatTensor<Self>,
-        shift: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
+    fn scale_and_shift(x: FloatTensor<Self>, scale: FloatTensor<Self>, shift: FloatTensor<Self>) -> FloatTensor<Self> {
         let parents = guards::<B, C, 3>([&x, &scale, &shift]);
         let (x, scale) = (x.into_primitive(), scale.into_primitive());
         let y = B::scale_and_shift(x.clone(), scale.clone(), shift.into_primitive());
         record::<B, C, 3>(parents, y, move || {
             Saved::new(move |g, wanted| {
-                let wanted = Wanted {
-                    x: wanted[0],
-                    w: wanted[1],
-                    bias: wanted[2],
-                };
+                let wanted = Wanted { x: wanted[0], w: wanted[1], bias: wanted[2] };
                 B::scale_and_shift_grads(x.clone(), scale.clone(), g, wanted).into_vec()
             })
         })
@@ -129,35 +113,23 @@ impl<B: KernelGrads, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         match Record.prepare::<C>(parents).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let (y, argmax) = B::pool_max_with_argmax(x, window);
-                let rule = move |g, _: &[bool]| {
-                    vec![Some(B::pool_max_grad(shape, argmax.clone(), g, window))]
-                };
+                let rule = move |g, _: &[bool]| vec![Some(B::pool_max_grad(shape, argmax.clone(), g, window))];
                 prep.finish(Saved::new(rule), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::pool_max(x, window)),
         }
     }
 
-    fn pool_avg(
-        x: FloatTensor<Self>,
-        window: Window,
-        count_include_pad: bool,
-    ) -> FloatTensor<Self> {
+    fn pool_avg(x: FloatTensor<Self>, window: Window, count_include_pad: bool) -> FloatTensor<Self> {
         let parents = guards::<B, C, 1>([&x]);
         let shape = x.shape().dims();
         let y = B::pool_avg(x.into_primitive(), window, count_include_pad);
         record::<B, C, 1>(parents, y, move || {
-            Saved::new(move |g, _| {
-                vec![Some(B::pool_avg_grad(shape, g, window, count_include_pad))]
-            })
+            Saved::new(move |g, _| vec![Some(B::pool_avg_grad(shape, g, window, count_include_pad))])
         })
     }
 
-    fn mix(
-        weights: FloatTensor<Self>,
-        indices: Vec<usize>,
-        xs: Operands<Self>,
-    ) -> FloatTensor<Self> {
+    fn mix(weights: FloatTensor<Self>, indices: Vec<usize>, xs: Operands<Self>) -> FloatTensor<Self> {
         // The number of parents is a compile-time constant: a few sizes, padded.
         match xs.0.len() {
             0..=3 => mix::<B, C, 4>(weights, indices, xs.0),
@@ -178,18 +150,14 @@ impl<B: KernelGrads, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         let parents = guards::<B, C, 1>([&x]);
         let channels = x.shape()[1];
         let y = B::shuffle(x.into_primitive(), groups);
-        record::<B, C, 1>(parents, y, move || {
-            Saved::new(move |g, _| vec![Some(B::shuffle(g, channels / groups))])
-        })
+        record::<B, C, 1>(parents, y, move || Saved::new(move |g, _| vec![Some(B::shuffle(g, channels / groups))]))
     }
 
     fn take_channels(x: FloatTensor<Self>, start: usize, count: usize) -> FloatTensor<Self> {
         let parents = guards::<B, C, 1>([&x]);
         let channels = x.shape()[1];
         let y = B::take_channels(x.into_primitive(), start, count);
-        record::<B, C, 1>(parents, y, move || {
-            Saved::new(move |g, _| vec![Some(B::place_channels(g, start, channels))])
-        })
+        record::<B, C, 1>(parents, y, move || Saved::new(move |g, _| vec![Some(B::place_channels(g, start, channels))]))
     }
 
     fn join_channels(xs: Operands<Self>) -> FloatTensor<Self> {
@@ -222,17 +190,12 @@ fn mix<B: KernelGrads, C: CheckpointStrategy, const N: usize>(
     let count = xs.len();
     let xs: Vec<_> = xs.into_iter().map(|x| x.into_primitive()).collect();
     // Only the gradient of the weights reads the inputs.
-    let saved = if weights_tracked {
-        xs.clone()
-    } else {
-        Vec::new()
-    };
+    let saved = if weights_tracked { xs.clone() } else { Vec::new() };
     let y = B::mix(weights.clone(), indices.clone(), Operands(xs));
     record::<B, C, N>(parents, y, move || {
         Saved::new(move |g, wanted| {
             let wanted_xs = &wanted[1..1 + count];
-            let (first, rest) =
-                B::mix_grads(weights.clone(), &indices, &saved, g, wanted[0], wanted_xs);
+            let (first, rest) = B::mix_grads(weights.clone(), &indices, &saved, g, wanted[0], wanted_xs);
             [first].into_iter().chain(rest).collect()
         })
     })
@@ -243,9 +206,7 @@ fn join<B: KernelGrads, C: CheckpointStrategy, const N: usize>(
 ) -> FloatTensor<Autodiff<B, C>> {
     let parents = guards::<B, C, N>(&xs);
     let counts: Vec<usize> = xs.iter().map(|x| x.shape()[1]).collect();
-    let y = B::join_channels(Operands(
-        xs.into_iter().map(|x| x.into_primitive()).collect(),
-    ));
+    let y = B::join_channels(Operands(xs.into_iter().map(|x| x.into_primitive()).collect()));
     record::<B, C, N>(parents, y, move || {
         Saved::new(move |g: FloatTensor<B>, wanted| {
             let mut start = 0;
@@ -306,9 +267,7 @@ where
 }
 
 impl<B: Backend> Saved<B> {
-    fn new(
-        rule: impl Fn(FloatTensor<B>, &[bool]) -> Vec<Option<FloatTensor<B>>> + Send + Sync + 'static,
-    ) -> Self {
+    fn new(rule: impl Fn(FloatTensor<B>, &[bool]) -> Vec<Option<FloatTensor<B>>> + Send + Sync + 'static) -> Self {
         Self(Arc::new(rule))
     }
 }

@@ -5,8 +5,8 @@
 //! that an empty `impl` is a complete back end. Leaves the recording of gradients to `autodiff`, the public functions to
 //! the parent module.
 use burn::backend::{
-    Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind,
-    ExtensionType, backend_extension,
+    Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind, ExtensionType,
+    backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
 
@@ -65,11 +65,7 @@ pub trait KernelOps: Backend {
     }
 
     /// `x * scale + shift`, both per channel.
-    fn scale_and_shift(
-        x: FloatTensor<Self>,
-        scale: FloatTensor<Self>,
-        shift: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
+    fn scale_and_shift(x: FloatTensor<Self>, scale: FloatTensor<Self>, shift: FloatTensor<Self>) -> FloatTensor<Self> {
         portable::scale_and_shift::<Self>(x, scale, shift)
     }
 
@@ -79,20 +75,12 @@ pub trait KernelOps: Backend {
     }
 
     /// Mean over a window, of the real pixels only or of all.
-    fn pool_avg(
-        x: FloatTensor<Self>,
-        window: Window,
-        count_include_pad: bool,
-    ) -> FloatTensor<Self> {
+    fn pool_avg(x: FloatTensor<Self>, window: Window, count_include_pad: bool) -> FloatTensor<Self> {
         portable::pool_avg::<Self>(x, window, count_include_pad)
     }
 
     /// `sum_k weights[indices[k]] * xs[k]`.
-    fn mix(
-        weights: FloatTensor<Self>,
-        indices: Vec<usize>,
-        #[extension_type] xs: Operands<Self>,
-    ) -> FloatTensor<Self> {
+    fn mix(weights: FloatTensor<Self>, indices: Vec<usize>, #[extension_type] xs: Operands<Self>) -> FloatTensor<Self> {
         portable::mix::<Self>(weights, indices, xs)
     }
 
@@ -154,10 +142,7 @@ pub trait KernelGrads: KernelOps {
     }
 
     /// [`KernelOps::pool_max`] and where each maximum was found; only [`KernelGrads::pool_max_grad`] reads the second.
-    fn pool_max_with_argmax(
-        x: FloatTensor<Self>,
-        window: Window,
-    ) -> (FloatTensor<Self>, IntTensor<Self>) {
+    fn pool_max_with_argmax(x: FloatTensor<Self>, window: Window) -> (FloatTensor<Self>, IntTensor<Self>) {
         portable::pool_max_with_argmax::<Self>(x, window)
     }
 
@@ -218,10 +203,7 @@ impl<B: Backend> ExtensionType<B> for Operands<B> {
     where
         F: Fn(BackendTensor<B>) -> DispatchTensorKind,
     {
-        let wrap = |tensor| DispatchTensor {
-            kind: map_kind(BackendTensor::Float(tensor)),
-            autodiff,
-        };
+        let wrap = |tensor| DispatchTensor { kind: map_kind(BackendTensor::Float(tensor)), autodiff };
         Operands(self.0.into_iter().map(wrap).collect())
     }
 
@@ -229,13 +211,7 @@ impl<B: Backend> ExtensionType<B> for Operands<B> {
     where
         F: Fn(DispatchTensor) -> BackendTensor<B>,
     {
-        Operands(
-            target
-                .0
-                .into_iter()
-                .map(|tensor| unwrap_kind(tensor).float())
-                .collect(),
-        )
+        Operands(target.0.into_iter().map(|tensor| unwrap_kind(tensor).float()).collect())
     }
 
     fn routing_tensor(target: &Self::Target) -> Option<&DispatchTensor> {
@@ -247,11 +223,6 @@ impl<B: Backend> ExtensionType<B> for Operands<B> {
     }
 
     fn autodiff_context(target: &Self::Target) -> DispatchAutodiffContext {
-        target
-            .0
-            .iter()
-            .fold(DispatchAutodiffContext::Disabled, |context, tensor| {
-                context.merge(tensor.autodiff)
-            })
+        target.0.iter().fold(DispatchAutodiffContext::Disabled, |context, tensor| context.merge(tensor.autodiff))
     }
 }

@@ -33,12 +33,8 @@ pub fn convolve_grads<B: Backend>(
 ) -> Grads<B> {
     let options = options(window, groups);
     Grads {
-        x: wanted
-            .x
-            .then(|| B::conv2d_x_backward(x.clone(), w.clone(), g.clone(), options.clone())),
-        w: wanted
-            .w
-            .then(|| B::conv2d_weight_backward(x, w, g.clone(), options)),
+        x: wanted.x.then(|| B::conv2d_x_backward(x.clone(), w.clone(), g.clone(), options.clone())),
+        w: wanted.w.then(|| B::conv2d_weight_backward(x, w, g.clone(), options)),
         bias: wanted.bias.then(|| sum_per_channel::<B>(g)),
     }
 }
@@ -59,12 +55,8 @@ pub fn normalise<B: Backend>(
     let channels = Shape::new([dims::<B>(&x)[1]]);
     let device = x.device();
     let mut affine = affine.0.into_iter();
-    let scale = affine
-        .next()
-        .unwrap_or_else(|| B::float_ones(channels.clone(), &device, FloatDType::F32));
-    let bias = affine
-        .next()
-        .unwrap_or_else(|| B::float_zeros(channels, &device, FloatDType::F32));
+    let scale = affine.next().unwrap_or_else(|| B::float_ones(channels.clone(), &device, FloatDType::F32));
+    let bias = affine.next().unwrap_or_else(|| B::float_zeros(channels, &device, FloatDType::F32));
     let out = B::batch_norm_train(x, scale, bias, f64::from(eps));
     (out.output, out.mean, out.variance)
 }
@@ -81,11 +73,7 @@ pub fn normalise_grads<B: Backend>(
     (grads.x_grad, grads.gamma_grad, grads.beta_grad)
 }
 
-pub fn scale_and_shift<B: Backend>(
-    x: FloatTensor<B>,
-    scale: FloatTensor<B>,
-    shift: FloatTensor<B>,
-) -> FloatTensor<B> {
+pub fn scale_and_shift<B: Backend>(x: FloatTensor<B>, scale: FloatTensor<B>, shift: FloatTensor<B>) -> FloatTensor<B> {
     B::float_add(B::float_mul(x, as_image::<B>(scale)), as_image::<B>(shift))
 }
 
@@ -96,39 +84,19 @@ pub fn scale_and_shift_grads<B: Backend>(
     wanted: Wanted,
 ) -> Grads<B> {
     Grads {
-        x: wanted
-            .x
-            .then(|| B::float_mul(g.clone(), as_image::<B>(scale))),
-        w: wanted
-            .w
-            .then(|| sum_per_channel::<B>(B::float_mul(g.clone(), x))),
+        x: wanted.x.then(|| B::float_mul(g.clone(), as_image::<B>(scale))),
+        w: wanted.w.then(|| sum_per_channel::<B>(B::float_mul(g.clone(), x))),
         bias: wanted.bias.then(|| sum_per_channel::<B>(g)),
     }
 }
 
 pub fn pool_max<B: Backend>(x: FloatTensor<B>, window: Window) -> FloatTensor<B> {
-    B::max_pool2d(
-        x,
-        window.kernel,
-        window.stride,
-        window.padding,
-        window.dilation,
-        false,
-    )
+    B::max_pool2d(x, window.kernel, window.stride, window.padding, window.dilation, false)
 }
 
-pub fn pool_max_with_argmax<B: Backend>(
-    x: FloatTensor<B>,
-    window: Window,
-) -> (FloatTensor<B>, IntTensor<B>) {
-    let Window {
-        kernel,
-        stride,
-        padding,
-        dilation,
-    } = window;
-    let out =
-        B::max_pool2d_with_indices(x, kernel, stride, padding, dilation, false, IntDType::I32);
+pub fn pool_max_with_argmax<B: Backend>(x: FloatTensor<B>, window: Window) -> (FloatTensor<B>, IntTensor<B>) {
+    let Window { kernel, stride, padding, dilation } = window;
+    let out = B::max_pool2d_with_indices(x, kernel, stride, padding, dilation, false, IntDType::I32);
     (out.output, out.indices)
 }
 
@@ -138,40 +106,20 @@ pub fn pool_max_grad<B: Backend>(
     g: FloatTensor<B>,
     window: Window,
 ) -> FloatTensor<B> {
-    let Window {
-        kernel,
-        stride,
-        padding,
-        dilation,
-    } = window;
+    let Window { kernel, stride, padding, dilation } = window;
     let like_x = B::float_empty(Shape::new(shape), &g.device(), FloatDType::F32);
-    B::max_pool2d_with_indices_backward(like_x, kernel, stride, padding, dilation, false, g, argmax)
-        .x_grad
+    B::max_pool2d_with_indices_backward(like_x, kernel, stride, padding, dilation, false, g, argmax).x_grad
 }
 
 /// burn's average pooling knows no dilation; with one it is a depthwise convolution by ones.
-pub fn pool_avg<B: Backend>(
-    x: FloatTensor<B>,
-    window: Window,
-    count_include_pad: bool,
-) -> FloatTensor<B> {
+pub fn pool_avg<B: Backend>(x: FloatTensor<B>, window: Window, count_include_pad: bool) -> FloatTensor<B> {
     if window.dilation == [1, 1] {
-        return B::avg_pool2d(
-            x,
-            window.kernel,
-            window.stride,
-            window.padding,
-            count_include_pad,
-            false,
-        );
+        return B::avg_pool2d(x, window.kernel, window.stride, window.padding, count_include_pad, false);
     }
     let [_, c, h, w] = dims::<B>(&x);
     let device = x.device();
     let sums = B::conv2d(x, ones::<B>(c, window, &device), None, options(window, c));
-    B::float_mul(
-        sums,
-        reciprocal_counts::<B>([h, w], window, count_include_pad, &device),
-    )
+    B::float_mul(sums, reciprocal_counts::<B>([h, w], window, count_include_pad, &device))
 }
 
 pub fn pool_avg_grad<B: Backend>(
@@ -180,38 +128,18 @@ pub fn pool_avg_grad<B: Backend>(
     window: Window,
     count_include_pad: bool,
 ) -> FloatTensor<B> {
-    let Window {
-        kernel,
-        stride,
-        padding,
-        dilation,
-    } = window;
+    let Window { kernel, stride, padding, dilation } = window;
     let [_, c, h, w] = shape;
     let device = g.device();
     let like_x = B::float_empty(Shape::new(shape), &device, FloatDType::F32);
     if dilation == [1, 1] {
-        return B::avg_pool2d_backward(
-            like_x,
-            g,
-            kernel,
-            stride,
-            padding,
-            count_include_pad,
-            false,
-        );
+        return B::avg_pool2d_backward(like_x, g, kernel, stride, padding, count_include_pad, false);
     }
-    let g = B::float_mul(
-        g,
-        reciprocal_counts::<B>([h, w], window, count_include_pad, &device),
-    );
+    let g = B::float_mul(g, reciprocal_counts::<B>([h, w], window, count_include_pad, &device));
     B::conv2d_x_backward(like_x, ones::<B>(c, window, &device), g, options(window, c))
 }
 
-pub fn mix<B: Backend>(
-    weights: FloatTensor<B>,
-    indices: Vec<usize>,
-    xs: Operands<B>,
-) -> FloatTensor<B> {
+pub fn mix<B: Backend>(weights: FloatTensor<B>, indices: Vec<usize>, xs: Operands<B>) -> FloatTensor<B> {
     let term = |(x, index)| B::float_mul(x, weight_as_image::<B>(&weights, index));
     let sum = xs.0.into_iter().zip(indices).map(term).reduce(B::float_add);
     sum.expect("a weighted sum has at least one input")
@@ -227,9 +155,7 @@ pub fn mix_grads<B: Backend>(
 ) -> (Option<FloatTensor<B>>, Vec<Option<FloatTensor<B>>>) {
     let by_input = indices.iter().zip(wanted_xs);
     let grads = by_input
-        .map(|(&index, &wanted)| {
-            wanted.then(|| B::float_mul(g.clone(), weight_as_image::<B>(&weights, index)))
-        })
+        .map(|(&index, &wanted)| wanted.then(|| B::float_mul(g.clone(), weight_as_image::<B>(&weights, index))))
         .collect();
     let weight_grad = wanted_weights.then(|| {
         let device = g.device();
@@ -272,10 +198,7 @@ fn options(window: Window, groups: usize) -> ConvOptions<2> {
 }
 
 fn channels(start: usize, count: usize) -> [Slice; 2] {
-    [
-        Slice::full(),
-        Slice::new(start as isize, Some((start + count) as isize), 1),
-    ]
+    [Slice::full(), Slice::new(start as isize, Some((start + count) as isize), 1)]
 }
 
 fn dims<B: Backend>(x: &FloatTensor<B>) -> [usize; 4] {
@@ -302,12 +225,7 @@ fn sum_per_channel<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
 
 fn ones<B: Backend>(channels: usize, window: Window, device: &B::Device) -> FloatTensor<B> {
     let [kh, kw] = window.kernel;
-    B::float_full(
-        Shape::new([channels, 1, kh, kw]),
-        Scalar::from(1.0f32),
-        device,
-        FloatDType::F32,
-    )
+    B::float_full(Shape::new([channels, 1, kh, kw]), Scalar::from(1.0f32), device, FloatDType::F32)
 }
 
 /// One over the number of pixels each mean is taken of: `[1, 1, H_out, W_out]`.

@@ -42,11 +42,7 @@ pub fn readable(tensor: FlexTensor) -> FlexTensor {
     let strides = layout.strides();
     let rows_touch = (w == 1 || strides[3] == 1) && (h == 1 || strides[2] == w as isize);
     let forward = (n == 1 || strides[0] >= 0) && (c == 1 || strides[1] >= 0);
-    if rows_touch && forward {
-        tensor
-    } else {
-        tensor.to_contiguous()
-    }
+    if rows_touch && forward { tensor } else { tensor.to_contiguous() }
 }
 
 /// The elements of a vector or scalar tensor.
@@ -58,11 +54,7 @@ pub fn vector(tensor: &FlexTensor) -> Vec<f32> {
 
 pub fn into_tensor<const D: usize>(values: Floats, dims: [usize; D]) -> FlexTensor {
     debug_assert_eq!(values.len(), dims.iter().product::<usize>());
-    FlexTensor::new(
-        values.into_bytes(),
-        Layout::contiguous(Shape::new(dims)),
-        DType::F32,
-    )
+    FlexTensor::new(values.into_bytes(), Layout::contiguous(Shape::new(dims)), DType::F32)
 }
 
 /// Fills buffers of the same number of chunks; `work` is the number of elementary steps of one chunk.
@@ -77,18 +69,11 @@ pub fn fill_all<T>(
 ) -> Vec<Floats> {
     let chunks = parts[0].len.div_ceil(parts[0].chunk);
     let mut buffers: Vec<_> = parts.iter().map(|part| Floats::new(part.len)).collect();
-    let mut cutters: Vec<_> = buffers
-        .iter_mut()
-        .zip(parts)
-        .map(|(buffer, part)| buffer.chunks_mut(part.chunk))
-        .collect();
+    let mut cutters: Vec<_> =
+        buffers.iter_mut().zip(parts).map(|(buffer, part)| buffer.chunks_mut(part.chunk)).collect();
     let mut cuts = Vec::with_capacity(chunks * parts.len());
     for _ in 0..chunks {
-        let cut = cutters.iter_mut().map(|cutter| {
-            cutter
-                .next()
-                .expect("the buffers have the same number of chunks")
-        });
+        let cut = cutters.iter_mut().map(|cutter| cutter.next().expect("the buffers have the same number of chunks"));
         cuts.extend(cut);
     }
     if chunks * work < 2 * SERIAL {
@@ -97,10 +82,7 @@ pub fn fill_all<T>(
         chunks.for_each(|(chunk, cut)| fill(&mut state, chunk, cut));
     } else {
         let least = (SERIAL / work.max(1)).max(1);
-        let chunks = cuts
-            .par_chunks_mut(parts.len())
-            .enumerate()
-            .with_min_len(least);
+        let chunks = cuts.par_chunks_mut(parts.len()).enumerate().with_min_len(least);
         chunks.for_each_init(init, |state, (chunk, cut)| fill(state, chunk, cut));
     }
     buffers
@@ -132,17 +114,9 @@ pub fn fill_planes<const K: usize>(
     fill_chunk: impl Fn(Range<usize>, [&mut [f32]; K]) + Sync + Send,
 ) -> [Floats; K] {
     let planes = planes_of_chunk([n, c, h, w]);
-    let parts = floats.map(|floats| Part {
-        len: n * c * floats,
-        chunk: planes * floats,
-    });
+    let parts = floats.map(|floats| Part { len: n * c * floats, chunk: planes * floats });
     let range = |chunk: usize| chunk * planes..(n * c).min((chunk + 1) * planes);
-    fill(
-        parts,
-        work * planes,
-        || (),
-        |(), chunk, cuts| fill_chunk(range(chunk), cuts),
-    )
+    fill(parts, work * planes, || (), |(), chunk, cuts| fill_chunk(range(chunk), cuts))
 }
 
 /// How many planes of such a tensor make a good piece of work.
@@ -154,10 +128,7 @@ pub fn planes_of_chunk([n, c, h, w]: [usize; 4]) -> usize {
 pub fn sum_rows(rows: &[f32], width: usize) -> Floats {
     let work = rows.len() / width.max(1) * width.min(SUM_CHUNK);
     let [sums] = fill(
-        [Part {
-            len: width,
-            chunk: SUM_CHUNK.min(width.max(1)),
-        }],
+        [Part { len: width, chunk: SUM_CHUNK.min(width.max(1)) }],
         work,
         || (),
         |(), chunk, [out]| {
@@ -165,13 +136,9 @@ pub fn sum_rows(rows: &[f32], width: usize) -> Floats {
             let mut sums = vec![0.0f64; out.len()];
             for row in rows.chunks_exact(width) {
                 let row = &row[start..start + out.len()];
-                sums.iter_mut()
-                    .zip(row)
-                    .for_each(|(sum, &v)| *sum += f64::from(v));
+                sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
             }
-            out.iter_mut()
-                .zip(sums)
-                .for_each(|(out, sum)| *out = sum as f32);
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
         },
     );
     sums
@@ -189,19 +156,10 @@ impl<'a> View<'a> {
         let layout = tensor.layout();
         let dims = layout.shape().dims();
         let stride = |axis: usize| {
-            if dims[axis] == 1 {
-                0
-            } else {
-                layout.strides()[axis] as usize
-            }
+            if dims[axis] == 1 { 0 } else { layout.strides()[axis] as usize }
         };
         let data = &tensor.storage::<f32>()[layout.start_offset()..];
-        Self {
-            data,
-            dims,
-            image: stride(0),
-            plane: stride(1),
-        }
+        Self { data, dims, image: stride(0), plane: stride(1) }
     }
 
     pub fn pixels(&self) -> usize {
@@ -214,10 +172,7 @@ impl<'a> View<'a> {
     }
 
     /// The planes of `range`, counted through images and channels, each with its image and channel.
-    pub fn walk(
-        &self,
-        range: Range<usize>,
-    ) -> impl Iterator<Item = ([usize; 2], &'a [f32])> + use<'a> {
+    pub fn walk(&self, range: Range<usize>) -> impl Iterator<Item = ([usize; 2], &'a [f32])> + use<'a> {
         let view = *self;
         let [channels, first] = [self.dims[1], range.start];
         let (mut image, mut channel) = (first / channels, first % channels);
@@ -245,25 +200,14 @@ mod tests {
     #[test]
     fn chunks_cover_every_buffer_whatever_the_lengths() {
         for (chunks, work) in [(1, 1), (3, 1), (7, 100_000), (300, 1000)] {
-            let parts = [
-                Part {
-                    len: chunks * 5 - 2,
-                    chunk: 5,
-                },
-                Part {
-                    len: chunks,
-                    chunk: 1,
-                },
-            ];
+            let parts = [Part { len: chunks * 5 - 2, chunk: 5 }, Part { len: chunks, chunk: 1 }];
             let [a, b] = fill(
                 parts,
                 work,
                 || 0,
                 |seen, chunk, [a, b]| {
                     *seen += 1;
-                    a.iter_mut()
-                        .enumerate()
-                        .for_each(|(i, v)| *v = (chunk * 5 + i) as f32);
+                    a.iter_mut().enumerate().for_each(|(i, v)| *v = (chunk * 5 + i) as f32);
                     b[0] = chunk as f32;
                 },
             );
@@ -277,11 +221,7 @@ mod tests {
         let (rows, width) = (7, 2 * SUM_CHUNK + 3);
         let values: Vec<f32> = (0..rows * width).map(|i| (i % width) as f32).collect();
         let sums = sum_rows(&values, width);
-        assert!(
-            sums.iter()
-                .enumerate()
-                .all(|(i, &v)| v == (i * rows) as f32)
-        );
+        assert!(sums.iter().enumerate().all(|(i, &v)| v == (i * rows) as f32));
     }
 
     #[test]
@@ -292,14 +232,7 @@ mod tests {
         let view = View::new(&slice);
         assert_eq!(view.plane(1, 1), &[36.0, 37.0, 38.0, 39.0, 40.0, 41.0]);
         assert_eq!(view.planes(0, 0, 2).len(), 12);
-        let turned = readable(tensor.with_layout(Layout::new(
-            Shape::new([2, 4, 3, 2]),
-            vec![24, 6, 1, 3],
-            0,
-        )));
-        assert_eq!(
-            View::new(&turned).plane(0, 1),
-            &[6.0, 9.0, 7.0, 10.0, 8.0, 11.0]
-        );
+        let turned = readable(tensor.with_layout(Layout::new(Shape::new([2, 4, 3, 2]), vec![24, 6, 1, 3], 0)));
+        assert_eq!(View::new(&turned).plane(0, 1), &[6.0, 9.0, 7.0, 10.0, 8.0, 11.0]);
     }
 }

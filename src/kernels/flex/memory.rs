@@ -71,17 +71,9 @@ impl Floats {
     pub fn new(len: usize) -> Self {
         let kept = len >= WORTHWHILE;
         let found = if kept { memory().take(len) } else { None };
-        let slack = if kept {
-            SLACK
-        } else {
-            ALIGNMENT / size_of::<f32>()
-        };
+        let slack = if kept { SLACK } else { ALIGNMENT / size_of::<f32>() };
         let all = found.unwrap_or_else(|| vec![0.0; len + slack]);
-        let place = if kept {
-            BUFFERS.fetch_add(1, Ordering::Relaxed) % PLACES
-        } else {
-            0
-        };
+        let place = if kept { BUFFERS.fetch_add(1, Ordering::Relaxed) % PLACES } else { 0 };
         let start = (all.as_ptr().align_offset(ALIGNMENT) + place * PLACE).min(all.len() - len);
         let mut floats = Self { all, start, len };
         if cfg!(test) {
@@ -165,10 +157,7 @@ impl Memory {
     /// memory.
     fn clear_up(&mut self) {
         while self.idle_floats > IDLE + self.used_floats / 2 {
-            let shelves = self
-                .idle
-                .iter_mut()
-                .filter(|(_, shelf)| !shelf.buffers.is_empty());
+            let shelves = self.idle.iter_mut().filter(|(_, shelf)| !shelf.buffers.is_empty());
             let Some((len, shelf)) = shelves.min_by_key(|(_, shelf)| shelf.asked) else {
                 return;
             };
@@ -187,10 +176,7 @@ impl AllocationController for Held {
         AllocationProperty::Other
     }
 
-    unsafe fn memory_mut(
-        &mut self,
-        _: AccessPolicy,
-    ) -> Result<&mut [MaybeUninit<u8>], AccessError> {
+    unsafe fn memory_mut(&mut self, _: AccessPolicy) -> Result<&mut [MaybeUninit<u8>], AccessError> {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut *self.0);
         let pointer = std::ptr::from_mut(bytes) as *mut [MaybeUninit<u8>];
         // SAFETY: the same bytes under the same borrow; the caller promises to write initialised bytes only, and every bit
@@ -240,10 +226,7 @@ mod tests {
     fn buffers_start_at_a_cache_line() {
         for len in [1, 100, WORTHWHILE, 3 * WORTHWHILE + 1] {
             let floats = Floats::filled(len, 1.5);
-            assert_eq!(
-                (floats.as_ptr().align_offset(ALIGNMENT), floats.len()),
-                (0, len)
-            );
+            assert_eq!((floats.as_ptr().align_offset(ALIGNMENT), floats.len()), (0, len));
             assert!(floats.iter().all(|&v| v == 1.5));
         }
     }

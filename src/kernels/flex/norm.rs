@@ -36,15 +36,9 @@ pub fn forward(x: FlexTensor, affine: Option<[FlexTensor; 2]>, eps: f32) -> [Fle
     let x = View::new(&x);
     let [n, c, ..] = x.dims;
     let pixels = x.pixels();
-    let [moments] = fill_planes(x.dims, [2], 2 * pixels, |planes, [out]| {
-        moments_of(x, planes, out)
-    });
+    let [moments] = fill_planes(x.dims, [2], 2 * pixels, |planes, [out]| moments_of(x, planes, out));
     let affine = affine.map(|affine| affine.each_ref().map(vector));
-    let (mut mean, mut var, mut lines) = (
-        Vec::with_capacity(c),
-        Vec::with_capacity(c),
-        Vec::with_capacity(c),
-    );
+    let (mut mean, mut var, mut lines) = (Vec::with_capacity(c), Vec::with_capacity(c), Vec::with_capacity(c));
     for channel in 0..c {
         let of_plane = |image: usize| {
             let at = (image * c + channel) * 2;
@@ -56,26 +50,14 @@ pub fn forward(x: FlexTensor, affine: Option<[FlexTensor; 2]>, eps: f32) -> [Fle
             around_it + pixels as f64 * (plane_center - center).powi(2)
         });
         let variance = (spread.sum::<f64>() / (n * pixels) as f64) as f32;
-        let [scale, offset] = affine
-            .as_ref()
-            .map_or([1.0, 0.0], |[scale, bias]| [scale[channel], bias[channel]]);
+        let [scale, offset] = affine.as_ref().map_or([1.0, 0.0], |[scale, bias]| [scale[channel], bias[channel]]);
         let factor = scale * inverse_deviation(variance, eps);
         mean.push(center as f32);
         var.push(variance);
-        lines.push(Line {
-            center: center as f32,
-            factor,
-            offset,
-        });
+        lines.push(Line { center: center as f32, factor, offset });
     }
-    let [y] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| {
-        lines_of(x, planes, &lines, out)
-    });
-    [
-        into_tensor(y, x.dims),
-        into_tensor(mean.into_iter().collect(), [c]),
-        into_tensor(var.into_iter().collect(), [c]),
-    ]
+    let [y] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| lines_of(x, planes, &lines, out));
+    [into_tensor(y, x.dims), into_tensor(mean.into_iter().collect(), [c]), into_tensor(var.into_iter().collect(), [c])]
 }
 
 /// Gradients of x, scale and bias.
@@ -92,20 +74,10 @@ pub fn backward(
     let [n, c, ..] = x.dims;
     let pixels = x.pixels();
     let [scale, mean, var] = [scale, mean, var].map(|v| vector(&v));
-    let [products] = fill_planes(x.dims, [2], 2 * pixels, |planes, [out]| {
-        products_of(x, g, planes, &mean, out)
-    });
-    let (mut d_scale, mut d_bias, mut slopes) = (
-        Vec::with_capacity(c),
-        Vec::with_capacity(c),
-        Vec::with_capacity(c),
-    );
+    let [products] = fill_planes(x.dims, [2], 2 * pixels, |planes, [out]| products_of(x, g, planes, &mean, out));
+    let (mut d_scale, mut d_bias, mut slopes) = (Vec::with_capacity(c), Vec::with_capacity(c), Vec::with_capacity(c));
     for channel in 0..c {
-        let sum = |i: usize| {
-            (0..n)
-                .map(|image| f64::from(products[(image * c + channel) * 2 + i]))
-                .sum::<f64>()
-        };
+        let sum = |i: usize| (0..n).map(|image| f64::from(products[(image * c + channel) * 2 + i])).sum::<f64>();
         let [sum_g, sum_gx] = [sum(0), sum(1)];
         let inverse = f64::from(inverse_deviation(var[channel], eps));
         let count = (n * pixels) as f64;
@@ -119,9 +91,7 @@ pub fn backward(
             offset: (-factor * sum_g / count) as f32,
         });
     }
-    let [dx] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| {
-        slopes_of(x, g, planes, &slopes, out)
-    });
+    let [dx] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| slopes_of(x, g, planes, &slopes, out));
     [
         into_tensor(dx, x.dims),
         into_tensor(d_scale.into_iter().collect(), [c]),
@@ -133,19 +103,9 @@ pub fn backward(
 pub fn scale_and_shift(x: FlexTensor, scale: FlexTensor, shift: FlexTensor) -> FlexTensor {
     let x = readable(x);
     let x = View::new(&x);
-    let line = |(factor, offset)| Line {
-        center: 0.0,
-        factor,
-        offset,
-    };
-    let lines: Vec<Line> = vector(&scale)
-        .into_iter()
-        .zip(vector(&shift))
-        .map(line)
-        .collect();
-    let [y] = fill_planes(x.dims, [x.pixels()], x.pixels(), |planes, [out]| {
-        lines_of(x, planes, &lines, out)
-    });
+    let line = |(factor, offset)| Line { center: 0.0, factor, offset };
+    let lines: Vec<Line> = vector(&scale).into_iter().zip(vector(&shift)).map(line).collect();
+    let [y] = fill_planes(x.dims, [x.pixels()], x.pixels(), |planes, [out]| lines_of(x, planes, &lines, out));
     into_tensor(y, x.dims)
 }
 
@@ -160,47 +120,26 @@ pub fn scale_and_shift_grads(
     let (x, g) = (View::new(&x), View::new(&g));
     let [n, c, ..] = x.dims;
     let dx = wanted_x.then(|| {
-        let line = |factor| Line {
-            center: 0.0,
-            factor,
-            offset: 0.0,
-        };
+        let line = |factor| Line { center: 0.0, factor, offset: 0.0 };
         let lines: Vec<Line> = vector(&scale).into_iter().map(line).collect();
-        let [dx] = fill_planes(g.dims, [g.pixels()], g.pixels(), |planes, [out]| {
-            lines_of(g, planes, &lines, out)
-        });
+        let [dx] = fill_planes(g.dims, [g.pixels()], g.pixels(), |planes, [out]| lines_of(g, planes, &lines, out));
         into_tensor(dx, g.dims)
     });
     let d_scale = wanted_scale.then(|| {
         let zeros = vec![0.0; c];
-        let [products] = fill_planes(x.dims, [2], 2 * x.pixels(), |planes, [out]| {
-            products_of(x, g, planes, &zeros, out)
-        });
-        let sum = |channel| {
-            (0..n)
-                .map(|image| f64::from(products[(image * c + channel) * 2 + 1]))
-                .sum::<f64>() as f32
-        };
+        let [products] =
+            fill_planes(x.dims, [2], 2 * x.pixels(), |planes, [out]| products_of(x, g, planes, &zeros, out));
+        let sum = |channel| (0..n).map(|image| f64::from(products[(image * c + channel) * 2 + 1])).sum::<f64>() as f32;
         into_tensor((0..c).map(sum).collect(), [c])
     });
-    [
-        dx,
-        d_scale,
-        wanted_shift.then(|| into_tensor(channel_sums(g), [c])),
-    ]
+    [dx, d_scale, wanted_shift.then(|| into_tensor(channel_sums(g), [c]))]
 }
 
 /// Per channel the sum of `g`.
 pub fn channel_sums(g: View) -> Floats {
     let [n, c, ..] = g.dims;
-    let [of_planes] = fill_planes(g.dims, [1], g.pixels(), |planes, [out]| {
-        sums_of(g, planes, out)
-    });
-    let sum = |channel| {
-        (0..n)
-            .map(|image| f64::from(of_planes[image * c + channel]))
-            .sum::<f64>() as f32
-    };
+    let [of_planes] = fill_planes(g.dims, [1], g.pixels(), |planes, [out]| sums_of(g, planes, out));
+    let sum = |channel| (0..n).map(|image| f64::from(of_planes[image * c + channel])).sum::<f64>() as f32;
     (0..c).map(sum).collect()
 }
 
@@ -225,13 +164,7 @@ fn moments_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, out: &mut [f32]) {
 
 /// Of each plane the sum of `g` and that of `g * (x - center)`.
 #[macerator::with_simd]
-fn products_of<'a, S: Simd>(
-    x: View<'a>,
-    g: View<'a>,
-    planes: Range<usize>,
-    centers: &[f32],
-    out: &mut [f32],
-) {
+fn products_of<'a, S: Simd>(x: View<'a>, g: View<'a>, planes: Range<usize>, centers: &[f32], out: &mut [f32]) {
     let planes = x.walk(planes.clone()).zip(g.walk(planes));
     for ((([_, channel], x), (_, g)), out) in planes.zip(out.chunks_exact_mut(2)) {
         let center = splat::<S>(centers[channel]);
@@ -251,27 +184,17 @@ fn lines_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, lines: &[Line], out:
     for (([_, channel], plane), out) in x.walk(planes).zip(out.chunks_exact_mut(x.pixels())) {
         let line = lines[channel];
         let [center, factor, offset] = [line.center, line.factor, line.offset].map(splat::<S>);
-        map([plane], out, |[x]: [Vector<S, f32>; 1]| {
-            (x - center).mul_add(factor, offset)
-        });
+        map([plane], out, |[x]: [Vector<S, f32>; 1]| (x - center).mul_add(factor, offset));
     }
 }
 
 #[macerator::with_simd]
-fn slopes_of<'a, S: Simd>(
-    x: View<'a>,
-    g: View<'a>,
-    planes: Range<usize>,
-    slopes: &[Slope],
-    out: &mut [f32],
-) {
+fn slopes_of<'a, S: Simd>(x: View<'a>, g: View<'a>, planes: Range<usize>, slopes: &[Slope], out: &mut [f32]) {
     let out = out.chunks_exact_mut(x.pixels());
     for ((([_, channel], x), (_, g)), out) in x.walk(planes.clone()).zip(g.walk(planes)).zip(out) {
         let of_channel = slopes[channel];
         let [factor, center] = [of_channel.factor, of_channel.center].map(splat::<S>);
         let [slope, offset] = [of_channel.slope, of_channel.offset].map(splat::<S>);
-        map([x, g], out, |[x, g]: [Vector<S, f32>; 2]| {
-            g.mul_add(factor, (x - center).mul_add(slope, offset))
-        });
+        map([x, g], out, |[x, g]: [Vector<S, f32>; 2]| g.mul_add(factor, (x - center).mul_add(slope, offset)));
     }
 }

@@ -20,12 +20,7 @@ struct Case(usize, usize, usize, usize, [usize; 2], Window);
 
 fn cases() -> Vec<Case> {
     let square = Window::square;
-    let wide = |kernel, padding| Window {
-        kernel,
-        stride: [1, 1],
-        padding,
-        dilation: [1, 1],
-    };
+    let wide = |kernel, padding| Window { kernel, stride: [1, 1], padding, dilation: [1, 1] };
     vec![
         // Depthwise, as in separable and dilated convolutions.
         Case(2, 4, 4, 4, [9, 9], square(3, 1, 1, 1)),
@@ -66,6 +61,11 @@ fn cases() -> Vec<Case> {
         Case(1, 4, 6, 2, [9, 8], square(3, 2, 2, 2)),
         Case(1, 2, 3, 1, [11, 11], square(7, 3, 3, 1)),
         Case(1, 2, 3, 1, [12, 40], square(3, 1, 0, 1)),
+        // Wide, to a single pixel and to few.
+        Case(3, 20, 6, 1, [2, 2], square(2, 1, 0, 1)),
+        Case(2, 70, 5, 1, [1, 2], square(1, 1, 0, 1)),
+        // Enough channels for planes to collide in the cache.
+        Case(1, 18, 20, 1, [32, 32], square(1, 1, 0, 1)),
     ]
 }
 
@@ -73,11 +73,7 @@ fn cases() -> Vec<Case> {
 fn convolutions_agree_with_their_definition_and_with_burn() {
     for Case(n, c_in, c_out, groups, [h, w], window) in cases() {
         let [kh, kw] = window.kernel;
-        let shapes = [
-            [n, c_in, h, w],
-            [c_out, c_in / groups, kh, kw],
-            [c_out, 1, 1, 1],
-        ];
+        let shapes = [[n, c_in, h, w], [c_out, c_in / groups, kh, kw], [c_out, 1, 1, 1]];
         let options = ConvOptions::new(window.stride, window.padding, window.dilation, groups);
         let what = format!("conv {n}x{c_in}x{h}x{w} to {c_out} in {groups} groups, {window:?}");
         check(
@@ -90,15 +86,7 @@ fn convolutions_agree_with_their_definition_and_with_burn() {
         check(
             &format!("{what}, bias"),
             &shapes,
-            &|t| {
-                conv2d(
-                    t[0].clone(),
-                    t[1].clone(),
-                    Some(vector(&t[2])),
-                    window,
-                    groups,
-                )
-            },
+            &|t| conv2d(t[0].clone(), t[1].clone(), Some(vector(&t[2])), window, groups),
             &|t| reference::conv2d(&t[0], &t[1], Some(&t[2]), &window, groups),
             None,
         );
@@ -112,50 +100,19 @@ fn portable_bodies_agree_with_the_cpu_kernels() {
         let x = primitive([n, c_in, h, w], 1);
         let weights = primitive([c_out, c_in / groups, kh, kw], 2);
         let ours = Flex::convolve(x.clone(), weights.clone(), Operands::none(), window, groups);
-        let portable = portable::convolve::<Flex>(
-            x.clone(),
-            weights.clone(),
-            Operands::none(),
-            window,
-            groups,
-        );
+        let portable = portable::convolve::<Flex>(x.clone(), weights.clone(), Operands::none(), window, groups);
         let what = format!("{n}x{c_in}x{h}x{w} to {c_out}, {window:?}");
         same(&format!("{what}: output"), ours, portable);
 
         let [oh, ow] = window.output_size([h, w]);
         let g = primitive([n, c_out, oh, ow], 3);
-        for wanted in [
-            [true, true, true],
-            [true, false, false],
-            [false, true, false],
-        ] {
-            let wanted = Wanted {
-                x: wanted[0],
-                w: wanted[1],
-                bias: wanted[2],
-            };
-            let ours = Flex::convolve_grads(
-                x.clone(),
-                weights.clone(),
-                g.clone(),
-                window,
-                groups,
-                wanted,
-            );
-            let portable = portable::convolve_grads::<Flex>(
-                x.clone(),
-                weights.clone(),
-                g.clone(),
-                window,
-                groups,
-                wanted,
-            );
+        for wanted in [[true, true, true], [true, false, false], [false, true, false]] {
+            let wanted = Wanted { x: wanted[0], w: wanted[1], bias: wanted[2] };
+            let ours = Flex::convolve_grads(x.clone(), weights.clone(), g.clone(), window, groups, wanted);
+            let portable =
+                portable::convolve_grads::<Flex>(x.clone(), weights.clone(), g.clone(), window, groups, wanted);
             for (name, ours, portable) in [("x", ours.x, portable.x), ("w", ours.w, portable.w)] {
-                assert_eq!(
-                    ours.is_some(),
-                    portable.is_some(),
-                    "{what}: only what is wanted"
-                );
+                assert_eq!(ours.is_some(), portable.is_some(), "{what}: only what is wanted");
                 if let (Some(ours), Some(portable)) = (ours, portable) {
                     same(&format!("{what}: gradient of {name}"), ours, portable);
                 }
@@ -163,12 +120,29 @@ fn portable_bodies_agree_with_the_cpu_kernels() {
             let bias = ours.bias.zip(portable.bias);
             assert_eq!(bias.is_some(), wanted.bias);
             if let Some((ours, portable)) = bias {
-                let [ours, portable] =
-                    [ours, portable].map(|t| values(Tensor::<1>::from_primitive::<Flex>(t)));
+                let [ours, portable] = [ours, portable].map(|t| values(Tensor::<1>::from_primitive::<Flex>(t)));
                 assert_close(&format!("{what}: gradient of bias"), &ours, &portable);
             }
         }
     }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let window = Window::square(3, 1, 1, 1);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a few threads");
+        pool.install(|| {
+            let [x, g] = [1, 2].map(|seed| primitive([40, 6, 33, 32], seed));
+            let w = primitive([6, 1, 3, 3], 3);
+            let wanted = Wanted { x: true, w: true, bias: true };
+            let grads = Flex::convolve_grads(x, w, g, window, 6, wanted);
+            let [x, w] = [grads.x, grads.w].map(|t| Tensor::<4>::from_primitive::<Flex>(t.expect("wanted")));
+            let bias = Tensor::<1>::from_primitive::<Flex>(grads.bias.expect("wanted"));
+            [values(x), values(w), values(bias)]
+        })
+    };
+    assert!(run(1) == run(3), "every bit is the same");
 }
 
 #[test]
@@ -177,15 +151,7 @@ fn a_channel_slice_is_read_in_place() {
     check(
         "depthwise of a slice",
         &[[2, 6, 9, 9], [3, 1, 3, 3]],
-        &|t| {
-            conv2d(
-                super::super::slice_channels(t[0].clone(), 2, 3),
-                t[1].clone(),
-                None,
-                window,
-                3,
-            )
-        },
+        &|t| conv2d(super::super::slice_channels(t[0].clone(), 2, 3), t[1].clone(), None, window, 3),
         &|t| {
             let slice = Image::of([2, 3, 9, 9], |[n, c, y, x]| t[0].at([n, c + 2, y, x]));
             reference::conv2d(&slice, &t[1], None, &window, 3)
@@ -203,16 +169,10 @@ fn a_window_larger_than_the_image_is_named() {
 }
 
 fn primitive(dims: [usize; 4], seed: u64) -> burn::backend::flex::FlexTensor {
-    tensor(&random(dims, seed), &Device::flex())
-        .try_into_primitive::<Flex>()
-        .expect("a tensor of the CPU back end")
+    tensor(&random(dims, seed), &Device::flex()).try_into_primitive::<Flex>().expect("a tensor of the CPU back end")
 }
 
-fn same(
-    what: &str,
-    ours: burn::backend::flex::FlexTensor,
-    portable: burn::backend::flex::FlexTensor,
-) {
+fn same(what: &str, ours: burn::backend::flex::FlexTensor, portable: burn::backend::flex::FlexTensor) {
     let [ours, portable] = [ours, portable].map(|t| values(Tensor::<4>::from_primitive::<Flex>(t)));
     assert_close(what, &ours, &portable);
 }

@@ -17,41 +17,19 @@ type Ours<'a> = &'a dyn Fn(&[Tensor<4>]) -> Tensor<4>;
 
 /// Runs `ours` with and without autodiff on random inputs of the given shapes; compares outputs and gradients with
 /// `reference` and, if given, with burn's own operations.
-fn check(
-    what: &str,
-    inputs: &[[usize; 4]],
-    ours: Ours,
-    reference: &dyn Fn(&[Image]) -> Image,
-    stock: Option<Ours>,
-) {
-    let images: Vec<Image> = inputs
-        .iter()
-        .enumerate()
-        .map(|(i, &dims)| random(dims, i as u64))
-        .collect();
+fn check(what: &str, inputs: &[[usize; 4]], ours: Ours, reference: &dyn Fn(&[Image]) -> Image, stock: Option<Ours>) {
+    let images: Vec<Image> = inputs.iter().enumerate().map(|(i, &dims)| random(dims, i as u64)).collect();
     let want = reference(&images);
 
-    let plain: Vec<_> = images
-        .iter()
-        .map(|image| tensor(image, &Device::flex()))
-        .collect();
-    assert_close(
-        &format!("{what}: output, no autodiff"),
-        &values(ours(&plain)),
-        &want.data,
-    );
+    let plain: Vec<_> = images.iter().map(|image| tensor(image, &Device::flex())).collect();
+    assert_close(&format!("{what}: output, no autodiff"), &values(ours(&plain)), &want.data);
 
     let weights = random(want.dims, 99);
     let (output, grads) = output_and_grads(ours, &images, &weights);
     assert_close(&format!("{what}: output"), &output, &want.data);
 
     let loss = |images: &[Image]| -> f64 {
-        reference(images)
-            .data
-            .iter()
-            .zip(&weights.data)
-            .map(|(y, weight)| y * weight)
-            .sum()
+        reference(images).data.iter().zip(&weights.data).map(|(y, weight)| y * weight).sum()
     };
     for (i, grad) in grads.iter().enumerate() {
         let scale = grad.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
@@ -70,21 +48,14 @@ fn check(
         let (output_of_burn, grads_of_burn) = output_and_grads(stock, &images, &weights);
         assert_close(&format!("{what}: output of burn"), &output, &output_of_burn);
         for (i, (ours, burns)) in grads.iter().zip(&grads_of_burn).enumerate() {
-            assert_close(
-                &format!("{what}: gradient of input {i} by burn"),
-                ours,
-                burns,
-            );
+            assert_close(&format!("{what}: gradient of input {i} by burn"), ours, burns);
         }
     }
 }
 
 fn output_and_grads(op: Ours, images: &[Image], weights: &Image) -> (Vec<f64>, Vec<Vec<f64>>) {
     let device = Device::flex().autodiff();
-    let inputs: Vec<_> = images
-        .iter()
-        .map(|image| tensor(image, &device).require_grad())
-        .collect();
+    let inputs: Vec<_> = images.iter().map(|image| tensor(image, &device).require_grad()).collect();
     let output = op(&inputs);
     let loss = (output.clone() * tensor(weights, &device)).sum();
     let grads = loss.backward();
@@ -92,12 +63,7 @@ fn output_and_grads(op: Ours, images: &[Image], weights: &Image) -> (Vec<f64>, V
     (values(output), inputs.iter().map(grad).collect())
 }
 
-fn central_difference(
-    loss: &dyn Fn(&[Image]) -> f64,
-    images: &[Image],
-    input: usize,
-    at: usize,
-) -> f64 {
+fn central_difference(loss: &dyn Fn(&[Image]) -> f64, images: &[Image], input: usize, at: usize) -> f64 {
     let step = 1e-4;
     let moved = |by: f64| {
         let mut images = images.to_vec();
@@ -111,10 +77,7 @@ fn assert_close(what: &str, got: &[f64], want: &[f64]) {
     assert_eq!(got.len(), want.len(), "{what}: number of values");
     let scale = want.iter().fold(1e-3, |a: f64, v| a.max(v.abs()));
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        assert!(
-            (got - want).abs() <= TOLERANCE * scale,
-            "{what}: {got} for {want} at {i}"
-        );
+        assert!((got - want).abs() <= TOLERANCE * scale, "{what}: {got} for {want} at {i}");
     }
 }
 
@@ -137,10 +100,7 @@ fn tensor(image: &Image, device: &Device) -> Tensor<4> {
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
-    let data = tensor
-        .into_data()
-        .try_into_vec::<f32>()
-        .expect("the kernels work in f32");
+    let data = tensor.into_data().try_into_vec::<f32>().expect("the kernels work in f32");
     data.into_iter().map(f64::from).collect()
 }
 

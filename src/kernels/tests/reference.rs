@@ -13,9 +13,7 @@ impl Image {
     pub fn of(dims: [usize; 4], mut value: impl FnMut([usize; 4]) -> f64) -> Self {
         let [_, c, h, w] = dims;
         let position = |i: usize| [i / (c * h * w), i / (h * w) % c, i / w % h, i % w];
-        let data = (0..dims.iter().product())
-            .map(|i| value(position(i)))
-            .collect();
+        let data = (0..dims.iter().product()).map(|i| value(position(i))).collect();
         Self { dims, data }
     }
 
@@ -25,13 +23,7 @@ impl Image {
     }
 
     /// The pixel under tap (ky, kx) of the window at output (y, x), or nothing in the padding.
-    fn under(
-        &self,
-        window: &Window,
-        [n, c]: [usize; 2],
-        out: [usize; 2],
-        tap: [usize; 2],
-    ) -> Option<f64> {
+    fn under(&self, window: &Window, [n, c]: [usize; 2], out: [usize; 2], tap: [usize; 2]) -> Option<f64> {
         let mut at = [n, c, 0, 0];
         for axis in 0..2 {
             let padded = out[axis] * window.stride[axis] + tap[axis] * window.dilation[axis];
@@ -68,22 +60,16 @@ pub fn statistics(x: &Image) -> (Vec<f64>, Vec<f64>) {
     let [n, c, h, w] = x.dims;
     let count = (n * h * w) as f64;
     let sum = |c: usize, term: &dyn Fn(f64) -> f64| -> f64 {
-        triples([n, h, w])
-            .map(|(n, y, x_at)| term(x.at([n, c, y, x_at])))
-            .sum()
+        triples([n, h, w]).map(|(n, y, x_at)| term(x.at([n, c, y, x_at]))).sum()
     };
     let mean: Vec<f64> = (0..c).map(|c| sum(c, &|v| v) / count).collect();
-    let var = (0..c)
-        .map(|c| sum(c, &|v| (v - mean[c]).powi(2)) / count)
-        .collect();
+    let var = (0..c).map(|c| sum(c, &|v| (v - mean[c]).powi(2)) / count).collect();
     (mean, var)
 }
 
 pub fn batch_norm(x: &Image, scale: Option<&Image>, bias: Option<&Image>, eps: f64) -> Image {
     let (mean, var) = statistics(x);
-    let value = |image: Option<&Image>, c: usize, default: f64| {
-        image.map_or(default, |image| image.data[c])
-    };
+    let value = |image: Option<&Image>, c: usize, default: f64| image.map_or(default, |image| image.data[c]);
     Image::of(x.dims, |at| {
         let c = at[1];
         (x.at(at) - mean[c]) / (var[c] + eps).sqrt() * value(scale, c, 1.0) + value(bias, c, 0.0)
@@ -91,37 +77,23 @@ pub fn batch_norm(x: &Image, scale: Option<&Image>, bias: Option<&Image>, eps: f
 }
 
 pub fn max_pool2d(x: &Image, window: &Window) -> Image {
-    pool(x, window, |pixels, _| {
-        pixels.iter().copied().fold(f64::NEG_INFINITY, f64::max)
-    })
+    pool(x, window, |pixels, _| pixels.iter().copied().fold(f64::NEG_INFINITY, f64::max))
 }
 
 pub fn avg_pool2d(x: &Image, window: &Window, count_include_pad: bool) -> Image {
     pool(x, window, |pixels, taps| {
-        let count = if count_include_pad {
-            taps
-        } else {
-            pixels.len()
-        };
+        let count = if count_include_pad { taps } else { pixels.len() };
         pixels.iter().sum::<f64>() / count as f64
     })
 }
 
 pub fn weighted_sum(weights: &Image, indices: &[usize], xs: &[Image]) -> Image {
-    Image::of(xs[0].dims, |at| {
-        indices
-            .iter()
-            .zip(xs)
-            .map(|(&k, x)| weights.data[k] * x.at(at))
-            .sum()
-    })
+    Image::of(xs[0].dims, |at| indices.iter().zip(xs).map(|(&k, x)| weights.data[k] * x.at(at)).sum())
 }
 
 pub fn channel_shuffle(x: &Image, groups: usize) -> Image {
     let per_group = x.dims[1] / groups;
-    Image::of(x.dims, |[n, c, y, x_at]| {
-        x.at([n, c % groups * per_group + c / groups, y, x_at])
-    })
+    Image::of(x.dims, |[n, c, y, x_at]| x.at([n, c % groups * per_group + c / groups, y, x_at]))
 }
 
 fn pool(x: &Image, window: &Window, reduce: impl Fn(&[f64], usize) -> f64) -> Image {
@@ -130,9 +102,7 @@ fn pool(x: &Image, window: &Window, reduce: impl Fn(&[f64], usize) -> f64) -> Im
     let [kh, kw] = window.kernel;
     Image::of([n, c, oh, ow], |[n, c, y, x_at]| {
         let taps = triples([1, kh, kw]);
-        let pixels: Vec<f64> = taps
-            .filter_map(|(_, ky, kx)| x.under(window, [n, c], [y, x_at], [ky, kx]))
-            .collect();
+        let pixels: Vec<f64> = taps.filter_map(|(_, ky, kx)| x.under(window, [n, c], [y, x_at], [ky, kx])).collect();
         reduce(&pixels, kh * kw)
     })
 }

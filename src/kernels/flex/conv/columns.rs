@@ -39,13 +39,7 @@ macro_rules! each {
 
 /// `target[y, x] = bias + sum over taps of weight * source`; the weights lie plane by plane, row by row.
 #[inline(always)]
-pub fn outputs<S: Simd>(
-    columns: &Columns,
-    source: &[f32],
-    weights: &[f32],
-    bias: f32,
-    target: &mut [f32],
-) {
+pub fn outputs<S: Simd>(columns: &Columns, source: &[f32], weights: &[f32], bias: f32, target: &mut [f32]) {
     columns.check::<S>(source.len());
     // SAFETY (of all tiles): `check` holds, and the blocks below cover rows and columns inside the plane.
     unsafe {
@@ -86,10 +80,7 @@ impl Columns {
         let tap = (self.planes - 1) * self.plane_step
             + (self.kernel[0] - 1) * self.row_step()
             + (self.kernel[1] - 1) * self.dilation[1];
-        assert!(
-            last + tap + lanes <= source_len,
-            "the source covers every output and tap"
-        );
+        assert!(last + tap + lanes <= source_len, "the source covers every output and tap");
     }
 
     /// From one row of taps to the next, and from one row of a block to the next.
@@ -119,25 +110,11 @@ unsafe fn output_rows<S: Simd, const KH: usize>(
             // SAFETY: blocks of 4 and 1 rows end at `rows`, pairs of vectors end within the width.
             unsafe {
                 while row + 4 <= rows {
-                    output_block::<S, KH, 4, 2>(
-                        columns,
-                        source,
-                        weights,
-                        bias,
-                        target,
-                        [first, row, column],
-                    );
+                    output_block::<S, KH, 4, 2>(columns, source, weights, bias, target, [first, row, column]);
                     row += 4;
                 }
                 while row < rows {
-                    output_block::<S, KH, 1, 2>(
-                        columns,
-                        source,
-                        weights,
-                        bias,
-                        target,
-                        [first, row, column],
-                    );
+                    output_block::<S, KH, 1, 2>(columns, source, weights, bias, target, [first, row, column]);
                     row += 1;
                 }
             }
@@ -150,36 +127,15 @@ unsafe fn output_rows<S: Simd, const KH: usize>(
             // SAFETY: as above.
             unsafe {
                 while row + 8 <= rows {
-                    output_block::<S, KH, 8, 1>(
-                        columns,
-                        source,
-                        weights,
-                        bias,
-                        target,
-                        [first, row, at],
-                    );
+                    output_block::<S, KH, 8, 1>(columns, source, weights, bias, target, [first, row, at]);
                     row += 8;
                 }
                 while row + 4 <= rows {
-                    output_block::<S, KH, 4, 1>(
-                        columns,
-                        source,
-                        weights,
-                        bias,
-                        target,
-                        [first, row, at],
-                    );
+                    output_block::<S, KH, 4, 1>(columns, source, weights, bias, target, [first, row, at]);
                     row += 4;
                 }
                 while row < rows {
-                    output_block::<S, KH, 1, 1>(
-                        columns,
-                        source,
-                        weights,
-                        bias,
-                        target,
-                        [first, row, at],
-                    );
+                    output_block::<S, KH, 1, 1>(columns, source, weights, bias, target, [first, row, at]);
                     row += 1;
                 }
             }
@@ -296,28 +252,12 @@ unsafe fn weight_columns<S: Simd, const KH: usize, const G: usize>(
             unsafe {
                 while row + 4 <= rows {
                     let place = [first, row, at];
-                    weight_block::<S, KH, G, 4>(
-                        columns,
-                        source,
-                        factor,
-                        &mut of_taps,
-                        offset,
-                        place,
-                        mask,
-                    );
+                    weight_block::<S, KH, G, 4>(columns, source, factor, &mut of_taps, offset, place, mask);
                     row += 4;
                 }
                 while row < rows {
                     let place = [first, row, at];
-                    weight_block::<S, KH, G, 1>(
-                        columns,
-                        source,
-                        factor,
-                        &mut of_taps,
-                        offset,
-                        place,
-                        mask,
-                    );
+                    weight_block::<S, KH, G, 1>(columns, source, factor, &mut of_taps, offset, place, mask);
                     row += 1;
                 }
             }

@@ -4,47 +4,12 @@
 //! [`Padded`] layout of the source planes, the [`Taps`] (offsets, one for each weight) and the [`Positions`] (one for each
 //! output vector). With these three every kernel, stride, dilation and group count is the same loop: an output is the sum of
 //! weight times source at position plus offset.
-use super::{super::super::Window, columns::Columns};
-
-/// A copy of source planes with their padding, columns sorted by their remainder modulo the stride, so that neighbouring
-/// outputs read neighbouring columns at any stride.
-#[derive(Clone, Copy, Debug)]
-pub struct Padded {
-    rows: usize,
-    phases: usize,
-    width: usize,
-    top: usize,
-    left: usize,
-    size: [usize; 2],
-    /// Floats between one plane and the next.
-    gap: usize,
-}
-
-/// Offsets from a position, in the order of the weights.
-#[derive(Clone, Debug)]
-pub struct Taps {
-    offsets: Vec<usize>,
-    max: usize,
-}
-
-/// Source and destination of each output vector.
-#[derive(Clone, Debug)]
-pub struct Positions {
-    /// Private, because the largest of them is what the unchecked loads rely on.
-    wide: Vec<Position>,
-    short: Vec<Position>,
-    disjoint: usize,
-    width: usize,
-    lanes: usize,
-    max_source: usize,
-    max_target: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct Position {
-    pub source: usize,
-    pub target: usize,
-}
+use super::{
+    super::super::Window,
+    columns::Columns,
+    padded::Padded,
+    positions::{Positions, Taps},
+};
 
 /// What the forward pass reads and writes.
 pub struct Forward {
@@ -90,13 +55,7 @@ pub struct Scatter {
 
 impl Forward {
     /// `planes` source planes for each output, `stride` apart if they are read in place.
-    pub fn new(
-        window: &Window,
-        size: [usize; 2],
-        planes: usize,
-        stride: usize,
-        lanes: usize,
-    ) -> Self {
+    pub fn new(window: &Window, size: [usize; 2], planes: usize, stride: usize, lanes: usize) -> Self {
         let [height, width] = size;
         let [oh, ow] = window.output_size(size);
         let [kh, kw] = window.kernel;
@@ -104,12 +63,7 @@ impl Forward {
         let [dh, dw] = window.dilation;
         let pointwise = window.kernel == [1, 1];
         let unpadded = window.padding == [0, 0] && window.stride == [1, 1];
-        let in_place = unpadded
-            && if pointwise {
-                oh * ow >= lanes
-            } else {
-                ow >= lanes
-            };
+        let in_place = unpadded && if pointwise { oh * ow >= lanes } else { ow >= lanes };
         let padded = Padded {
             rows: (oh - 1) * sh + (kh - 1) * dh + 1,
             phases: sw,
@@ -128,11 +82,7 @@ impl Forward {
                 columns: None,
             };
         }
-        let (row, plane) = if in_place {
-            (width, stride)
-        } else {
-            (padded.row(), padded.plane())
-        };
+        let (row, plane) = if in_place { (width, stride) } else { (padded.row(), padded.plane()) };
         let taps = (0..planes * kh * kw).map(|k| {
             let (c, ky, kx) = (k / (kh * kw), k / kw % kh, k % kw);
             c * plane + ky * dh * row + kx * dw % sw * padded.width + kx * dw / sw
@@ -155,58 +105,31 @@ impl Forward {
             plane_step: plane,
         };
         let served = window.stride == [1, 1] && Columns::serve(window.kernel, ow, lanes);
-        Self {
-            padded: (!in_place).then_some(padded),
-            taps,
-            positions,
-            columns: served.then_some(columns),
-        }
+        Self { padded: (!in_place).then_some(padded), taps, positions, columns: served.then_some(columns) }
     }
 }
 
 impl Backward {
     /// `size` is the input's; each input pixel sums over `planes` planes of the output's gradient, `stride` apart if read in
     /// place.
-    pub fn new(
-        window: &Window,
-        size: [usize; 2],
-        planes: usize,
-        stride: usize,
-        lanes: usize,
-    ) -> Self {
+    pub fn new(window: &Window, size: [usize; 2], planes: usize, stride: usize, lanes: usize) -> Self {
         let [height, width] = size;
         let output = window.output_size(size);
-        if window.kernel == [1, 1]
-            && window.padding == [0, 0]
-            && window.stride == [1, 1]
-            && height * width >= lanes
-        {
+        if window.kernel == [1, 1] && window.padding == [0, 0] && window.stride == [1, 1] && height * width >= lanes {
             let padded = collide(planes, stride).then(|| Padded::apart(size));
             let plane = padded.map_or(stride, |padded| padded.plane());
             let taps = Taps::new((0..planes).map(|c| c * plane).collect());
             let positions = Positions::new(lanes, height * width, [[0, 0]]);
-            let class = Class {
-                kernel: vec![[0, 0]],
-                taps,
-                positions,
-                columns: None,
-                scatter: None,
-            };
-            return Self {
-                padded,
-                classes: vec![class],
-                complete: true,
-            };
+            let class = Class { kernel: vec![[0, 0]], taps, positions, columns: None, scatter: None };
+            return Self { padded, classes: vec![class], complete: true };
         }
         let [sh, sw] = window.stride;
         // An input pixel at padded coordinate `r = class + s * i` meets tap k at output `i - (k * d - class) / s`. The scratch
         // holds `reach` zeros before output 0, so that this never goes below zero.
-        let reach: [usize; 2] = std::array::from_fn(|axis| {
-            (window.kernel[axis] - 1) * window.dilation[axis] / window.stride[axis]
-        });
-        let last: [usize; 2] = std::array::from_fn(|axis| {
-            (size[axis] - 1 + window.padding[axis]) / window.stride[axis]
-        });
+        let reach: [usize; 2] =
+            std::array::from_fn(|axis| (window.kernel[axis] - 1) * window.dilation[axis] / window.stride[axis]);
+        let last: [usize; 2] =
+            std::array::from_fn(|axis| (size[axis] - 1 + window.padding[axis]) / window.stride[axis]);
         let padded = Padded {
             rows: reach[0] + last[0] + 1,
             phases: 1,
@@ -219,15 +142,12 @@ impl Backward {
         let class = |a: usize, b: usize| {
             let [rows, columns] = [axis_taps(window, 0, a), axis_taps(window, 1, b)];
             // The last tap first: it has the smallest offset.
-            let pairs = rows
-                .iter()
-                .rev()
-                .flat_map(|row| columns.iter().rev().map(move |column| [*row, *column]));
+            let pairs = rows.iter().rev().flat_map(|row| columns.iter().rev().map(move |column| [*row, *column]));
             let pairs: Vec<[(usize, usize); 2]> = pairs.collect();
             let offsets = (0..planes).flat_map(|c| {
-                pairs.iter().map(move |[(_, m), (_, l)]| {
-                    c * padded.plane() + (reach[0] - m) * padded.width + reach[1] - l
-                })
+                pairs
+                    .iter()
+                    .map(move |[(_, m), (_, l)]| c * padded.plane() + (reach[0] - m) * padded.width + reach[1] - l)
             });
             let taps = Taps::new(offsets.collect());
             // The range of i for which the pixel is inside the image.
@@ -240,22 +160,13 @@ impl Backward {
             let [i, j] = [range(0, a), range(1, b)];
             let source = |row: usize| (i.start + row) * padded.width + j.start;
             let start = [a + sh * i.start, b + sw * j.start];
-            let start: [usize; 2] =
-                std::array::from_fn(|axis| start[axis].saturating_sub(window.padding[axis]));
+            let start: [usize; 2] = std::array::from_fn(|axis| start[axis].saturating_sub(window.padding[axis]));
             let (positions, scatter);
             if window.stride == [1, 1] {
-                positions = Positions::new(
-                    lanes,
-                    j.len(),
-                    (0..i.len()).map(|row| [source(row), row * width]),
-                );
+                positions = Positions::new(lanes, j.len(), (0..i.len()).map(|row| [source(row), row * width]));
                 scatter = None;
             } else {
-                positions = Positions::new(
-                    lanes,
-                    j.len(),
-                    (0..i.len()).map(|row| [source(row), row * j.len()]),
-                );
+                positions = Positions::new(lanes, j.len(), (0..i.len()).map(|row| [source(row), row * j.len()]));
                 scatter = Some(Scatter {
                     rows: i.len(),
                     columns: j.len(),
@@ -284,28 +195,17 @@ impl Backward {
                 scatter,
             }
         };
-        let classes = (0..sh)
-            .flat_map(|a| (0..sw).map(move |b| (a, b)))
-            .map(|(a, b)| class(a, b));
+        let classes = (0..sh).flat_map(|a| (0..sw).map(move |b| (a, b))).map(|(a, b)| class(a, b));
         let with_pixels = classes.filter(|class| !class.positions.is_empty());
-        let (classes, without_taps): (Vec<_>, Vec<_>) =
-            with_pixels.partition(|class| !class.taps.offsets.is_empty());
-        Self {
-            padded: Some(padded),
-            classes,
-            complete: without_taps.is_empty(),
-        }
+        let (classes, without_taps): (Vec<_>, Vec<_>) = with_pixels.partition(|class| !class.taps.offsets().is_empty());
+        Self { padded: Some(padded), classes, complete: without_taps.is_empty() }
     }
 }
 
 impl Backward {
     /// Pixels of the largest class that has to be spread.
     pub fn largest_scatter(&self) -> usize {
-        let pixels = |class: &Class| {
-            class
-                .scatter
-                .map_or(0, |scatter| scatter.rows * scatter.columns)
-        };
+        let pixels = |class: &Class| class.scatter.map_or(0, |scatter| scatter.rows * scatter.columns);
         self.classes.iter().map(pixels).max().unwrap_or(0)
     }
 }
@@ -313,9 +213,7 @@ impl Backward {
 impl Scatter {
     pub fn spread(&self, dense: &[f32], plane: &mut [f32]) {
         for (row, dense) in dense.chunks_exact(self.columns).enumerate() {
-            let plane = plane[self.start + row * self.row_step..]
-                .iter_mut()
-                .step_by(self.column_step);
+            let plane = plane[self.start + row * self.row_step..].iter_mut().step_by(self.column_step);
             plane.zip(dense).for_each(|(to, &from)| *to = from);
         }
     }
@@ -338,183 +236,4 @@ fn axis_taps(window: &Window, axis: usize, class: usize) -> Vec<(usize, usize)> 
     let (d, s) = (window.dilation[axis], window.stride[axis]);
     let meets = (0..window.kernel[axis]).filter(|k| k * d % s == class);
     meets.map(|k| (k, (k * d - class) / s)).collect()
-}
-
-impl Padded {
-    /// The planes as they are, but at a distance that keeps them apart in the cache.
-    fn apart(size: [usize; 2]) -> Self {
-        Self {
-            rows: size[0],
-            phases: 1,
-            width: size[1],
-            top: 0,
-            left: 0,
-            size,
-            gap: 16,
-        }
-    }
-
-    fn row(&self) -> usize {
-        self.phases * self.width
-    }
-
-    /// Floats of one plane.
-    pub fn plane(&self) -> usize {
-        self.rows * self.row() + self.gap
-    }
-
-    /// Copies a plane to its place, each value through `map`; what is padding is left alone and must be filled once before.
-    #[inline(always)]
-    pub fn copy(&self, plane: &[f32], scratch: &mut [f32], map: impl Fn(f32) -> f32) {
-        let [height, width] = self.size;
-        if self.phases == 1 && self.width == width && self.rows == height {
-            // Nothing lies between the rows.
-            let to = scratch[..height * width].iter_mut();
-            return to.zip(plane).for_each(|(to, &from)| *to = map(from));
-        }
-        let rows = scratch[..self.rows * self.row()]
-            .chunks_exact_mut(self.row())
-            .skip(self.top);
-        for (from, to) in plane[..height * width].chunks_exact(width).zip(rows) {
-            match self.phases {
-                1 => to[self.left..]
-                    .iter_mut()
-                    .zip(from)
-                    .for_each(|(to, &from)| *to = map(from)),
-                2 => self.copy_halves(from, to, &map),
-                _ => self.copy_phases(from, to, &map),
-            }
-        }
-    }
-
-    /// Even columns of the image to one phase, odd ones to the other.
-    #[inline(always)]
-    fn copy_halves(&self, from: &[f32], to: &mut [f32], map: &impl Fn(f32) -> f32) {
-        let (pairs, last) = from.as_chunks::<2>();
-        let (first, second) = to.split_at_mut(self.width);
-        let (even, odd) = if self.left.is_multiple_of(2) {
-            (first, second)
-        } else {
-            (second, first)
-        };
-        let even = even.get_mut(self.left / 2..).unwrap_or_default();
-        let odd = odd.get_mut(self.left.div_ceil(2)..).unwrap_or_default();
-        even.iter_mut()
-            .zip(pairs)
-            .for_each(|(to, pair)| *to = map(pair[0]));
-        odd.iter_mut()
-            .zip(pairs)
-            .for_each(|(to, pair)| *to = map(pair[1]));
-        if let (Some(to), [last]) = (even.get_mut(pairs.len()), last) {
-            *to = map(*last);
-        }
-    }
-
-    /// Column `q * phases + phase - left` of the image goes to place q of its phase.
-    #[inline(always)]
-    fn copy_phases(&self, from: &[f32], to: &mut [f32], map: &impl Fn(f32) -> f32) {
-        for (phase, to) in to.chunks_exact_mut(self.width).enumerate() {
-            let skip = self.left.saturating_sub(phase).div_ceil(self.phases);
-            let first = skip * self.phases + phase - self.left;
-            let from = from
-                .get(first..)
-                .unwrap_or_default()
-                .iter()
-                .step_by(self.phases);
-            to.iter_mut()
-                .skip(skip)
-                .zip(from)
-                .for_each(|(to, &from)| *to = map(from));
-        }
-    }
-}
-
-impl Taps {
-    fn new(offsets: Vec<usize>) -> Self {
-        let max = offsets.iter().copied().max().unwrap_or(0);
-        Self { offsets, max }
-    }
-
-    pub fn offsets(&self) -> &[usize] {
-        &self.offsets
-    }
-}
-
-impl Positions {
-    /// `rows` are the source and target of the first output of each row of `width` outputs.
-    fn new(lanes: usize, width: usize, rows: impl IntoIterator<Item = [usize; 2]>) -> Self {
-        let (mut disjoint, mut overlapping, mut short) = (Vec::new(), Vec::new(), Vec::new());
-        for [source, target] in rows {
-            let at = |column| Position {
-                source: source + column,
-                target: target + column,
-            };
-            if width == 0 {
-            } else if width < lanes {
-                short.push(at(0));
-            } else {
-                disjoint.extend((0..width / lanes).map(|i| at(i * lanes)));
-                if width % lanes > 0 {
-                    overlapping.push(at(width - lanes));
-                }
-            }
-        }
-        let count = disjoint.len();
-        let mut wide = disjoint;
-        wide.extend(overlapping);
-        let all = || wide.iter().chain(&short);
-        let max_source = all().map(|position| position.source).max().unwrap_or(0);
-        let max_target = all().map(|position| position.target).max().unwrap_or(0);
-        Self {
-            wide,
-            short,
-            disjoint: count,
-            width,
-            lanes,
-            max_source,
-            max_target,
-        }
-    }
-
-    /// Vectors that lie wholly in a row of outputs, some of them moved back from its end over their neighbour.
-    pub fn wide(&self) -> &[Position] {
-        &self.wide
-    }
-
-    /// Those of [`Positions::wide`] that overlap no other.
-    pub fn disjoint(&self) -> &[Position] {
-        &self.wide[..self.disjoint]
-    }
-
-    /// Those moved back; only their last [`Positions::own_lanes`] lanes are theirs alone.
-    pub fn overlapping(&self) -> &[Position] {
-        &self.wide[self.disjoint..]
-    }
-
-    pub fn own_lanes(&self) -> usize {
-        self.width % self.lanes
-    }
-
-    /// Rows shorter than a vector, each [`Positions::short_width`] long.
-    pub fn short(&self) -> &[Position] {
-        &self.short
-    }
-
-    pub fn short_width(&self) -> usize {
-        self.width
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.wide.is_empty() && self.short.is_empty()
-    }
-
-    /// Whether a vector of `lanes` at every position plus every offset lies in a source of `len` floats.
-    pub fn fit_source(&self, taps: &Taps, len: usize, lanes: usize) -> bool {
-        lanes == self.lanes && self.max_source + taps.max + lanes <= len
-    }
-
-    /// Whether a vector at every target lies in a buffer of `len` floats.
-    pub fn fit_target(&self, len: usize) -> bool {
-        self.max_target + self.width.min(self.lanes) <= len
-    }
 }

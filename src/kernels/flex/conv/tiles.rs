@@ -1,7 +1,7 @@
 //! The two inner loops of every convolution, over slices.
 //!
 //! [`outputs`] makes outputs from weights (the forward pass, and the gradient of the input with the weights turned round);
-//! [`weights`] makes the gradient of the weights. Both walk the positions and taps of [`super::geometry`]. A tile of several
+//! [`weights`] makes the gradient of the weights. Both walk the positions and taps of [`super::positions`]. A tile of several
 //! channels by several vectors stays in registers while the taps go by.
 //!
 //! The loops count over array indices and call no closures: the compiler must inline everything below a vectorised function
@@ -11,7 +11,7 @@ use macerator::{Scalar, Simd, Vector};
 
 use super::{
     super::simd::{MAX_LANES, load, load_partial, load_unchecked, splat, store, store_partial},
-    geometry::{Position, Positions, Taps},
+    positions::{Position, Positions, Taps},
 };
 
 /// Channels one tile computes together; weights are packed in blocks of it.
@@ -27,9 +27,7 @@ pub fn pack(outs: usize, taps: usize, weight: impl Fn(usize, usize) -> f32) -> V
     for first in (0..outs).step_by(BLOCK) {
         let block = first..outs.min(first + BLOCK);
         packed.extend(
-            (0..taps)
-                .flat_map(|tap| block.clone().map(move |out| (out, tap)))
-                .map(|(out, tap)| weight(out, tap)),
+            (0..taps).flat_map(|tap| block.clone().map(move |out| (out, tap))).map(|(out, tap)| weight(out, tap)),
         );
     }
     packed
@@ -49,14 +47,8 @@ pub fn outputs<S: Simd>(
     let lanes = f32::lanes::<S>();
     let offsets = taps.offsets();
     let outs = packed.len() / offsets.len();
-    assert!(
-        positions.fit_source(taps, source.len(), lanes),
-        "the source covers every position and tap"
-    );
-    assert!(
-        positions.fit_target((target.len() + plane) - outs * plane),
-        "the target covers every position"
-    );
+    assert!(positions.fit_source(taps, source.len(), lanes), "the source covers every position and tap");
+    assert!(positions.fit_target((target.len() + plane) - outs * plane), "the target covers every position");
     // SAFETY (of the tiles below): every position plus every offset plus a vector lies in the source, by the first assertion.
     let strip = (STRIP / (offsets.len() * lanes)).next_multiple_of(8).max(8);
     for wide in positions.wide().chunks(strip) {
@@ -75,18 +67,11 @@ pub fn outputs<S: Simd>(
             }
         }
     }
-    for &Position {
-        source: at,
-        target: to,
-    } in positions.short()
-    {
+    for &Position { source: at, target: to } in positions.short() {
         for out in 0..outs {
             let block = out / BLOCK * BLOCK;
             let count = BLOCK.min(outs - block);
-            let weights = packed[block * offsets.len()..]
-                .iter()
-                .skip(out - block)
-                .step_by(count);
+            let weights = packed[block * offsets.len()..].iter().skip(out - block).step_by(count);
             let mut sum = splat::<S>(bias.map_or(0.0, |bias| bias[out]));
             for (&offset, &weight) in offsets.iter().zip(weights) {
                 // SAFETY: as above.
@@ -112,14 +97,8 @@ pub fn weights<S: Simd>(
     let lanes = f32::lanes::<S>();
     let offsets = taps.offsets();
     let outs = sums.len() / offsets.len();
-    assert!(
-        positions.fit_source(taps, source.len(), lanes),
-        "the source covers every position and tap"
-    );
-    assert!(
-        positions.fit_target(gradient.len() - (outs - 1) * plane),
-        "the gradient covers every position"
-    );
+    assert!(positions.fit_source(taps, source.len(), lanes), "the source covers every position and tap");
+    assert!(positions.fit_target(gradient.len() - (outs - 1) * plane), "the gradient covers every position");
     // SAFETY (of the tiles below): by these assertions every vector they load lies in its slice.
     for first in (0..outs).step_by(BLOCK) {
         let count = BLOCK.min(outs - first);
@@ -295,8 +274,7 @@ unsafe fn tap_tile<S: Simd, const C: usize, const T: usize>(
     for &Position { source: at, target } in positions.short() {
         let mut gradients = [splat::<S>(0.0); C];
         for c in 0..C {
-            gradients[c] =
-                load_partial::<S>(&gradient[c * plane + target..][..positions.short_width()]);
+            gradients[c] = load_partial::<S>(&gradient[c * plane + target..][..positions.short_width()]);
         }
         // SAFETY: by the contract of this function.
         unsafe { accumulate(&mut sums, source, at, &taps, &gradients) };
