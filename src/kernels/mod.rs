@@ -5,7 +5,7 @@
 //! supernet; on every other device the same functions run on burn's own operations. Knows nothing of graphs or layers:
 //! the trainable module calls these one by one.
 //!
-//! Inside: [`ops`] is the contract of a back end, [`portable`] its bodies on burn's operations, `flex` the CPU kernels,
+//! Inside: [`ops`] is the contract of a back end, `portable` its bodies on burn's operations, `flex` the CPU kernels,
 //! `autodiff` the recording.
 //!
 //! # Panics
@@ -16,7 +16,7 @@ mod autodiff;
 mod cube;
 mod flex;
 pub mod ops;
-pub mod portable;
+mod portable;
 #[cfg(test)]
 mod tests;
 
@@ -26,9 +26,13 @@ use ops::{KernelOps, Operands};
 /// How a convolution or a pool walks over an image: (height, width) of each, padding the same on both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
+    /// Size of the window in taps.
     pub kernel: [usize; 2],
+    /// Step from one output to the next.
     pub stride: [usize; 2],
+    /// Pixels added at each of the two sides.
     pub padding: [usize; 2],
+    /// Distance of the taps; 1 for a window without gaps.
     pub dilation: [usize; 2],
 }
 

@@ -2,6 +2,10 @@
 //!
 //! Takes and gives CPU tensors. A plane is summed as a depthwise convolution by ones would do it, then scaled by the number of
 //! pixels under each window; the gradient goes the same way back.
+#![allow(
+    clippy::too_many_arguments,
+    reason = "the slices of a vectorised loop are arguments: a struct of borrows would only move the list"
+)]
 use std::ops::Range;
 
 use burn::backend::flex::FlexTensor;

@@ -3,7 +3,14 @@
 //! Takes and gives CPU tensors. Planes are copied once with their padding, then read tap by tap at any stride and dilation, as
 //! a depthwise convolution would. Which tap was the maximum is kept as one byte a pixel; the gradient compares it with the tap
 //! under which each pixel lies.
-#![allow(clippy::needless_range_loop)] // as in `conv::tiles`: loops that count are inlined, closures need not be
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators are closures, and those would not be inlined into the vectorised function"
+)]
+#![allow(
+    clippy::too_many_arguments,
+    reason = "the slices of a vectorised loop are arguments: a struct of borrows would only move the list"
+)]
 
 use std::ops::Range;
 

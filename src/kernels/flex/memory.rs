@@ -185,7 +185,7 @@ impl AllocationController for Held {
     }
 
     fn memory(&self, _: AccessPolicy) -> Result<&[MaybeUninit<u8>], AccessError> {
-        let bytes: &[u8] = bytemuck::cast_slice(&*self.0);
+        let bytes: &[u8] = bytemuck::cast_slice(&self.0);
         let pointer = std::ptr::from_ref(bytes) as *const [MaybeUninit<u8>];
         // SAFETY: initialised bytes are valid `MaybeUninit` bytes, under the same borrow.
         Ok(unsafe { &*pointer })

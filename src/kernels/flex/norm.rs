@@ -13,10 +13,9 @@ use super::{
     simd::{map, splat, sums},
 };
 
-/// What one channel's plane becomes: `(x - center) * factor + offset`.
+/// What one channel's plane becomes: `x * factor + offset`.
 #[derive(Clone, Copy)]
 struct Line {
-    center: f32,
     factor: f32,
     offset: f32,
 }
@@ -54,7 +53,9 @@ pub fn forward(x: FlexTensor, affine: Option<[FlexTensor; 2]>, eps: f32) -> [Fle
         let factor = scale * inverse_deviation(variance, eps);
         mean.push(center as f32);
         var.push(variance);
-        lines.push(Line { center: center as f32, factor, offset });
+        // One scale and shift, rounded as PyTorch rounds it: where two outputs almost tie, a max pool behind must choose the
+        // same one.
+        lines.push(Line { factor, offset: offset - center as f32 * factor });
     }
     let [y] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| lines_of(x, planes, &lines, out));
     [into_tensor(y, x.dims), into_tensor(mean.into_iter().collect(), [c]), into_tensor(var.into_iter().collect(), [c])]
@@ -103,7 +104,7 @@ pub fn backward(
 pub fn scale_and_shift(x: FlexTensor, scale: FlexTensor, shift: FlexTensor) -> FlexTensor {
     let x = readable(x);
     let x = View::new(&x);
-    let line = |(factor, offset)| Line { center: 0.0, factor, offset };
+    let line = |(factor, offset)| Line { factor, offset };
     let lines: Vec<Line> = vector(&scale).into_iter().zip(vector(&shift)).map(line).collect();
     let [y] = fill_planes(x.dims, [x.pixels()], x.pixels(), |planes, [out]| lines_of(x, planes, &lines, out));
     into_tensor(y, x.dims)
@@ -120,7 +121,7 @@ pub fn scale_and_shift_grads(
     let (x, g) = (View::new(&x), View::new(&g));
     let [n, c, ..] = x.dims;
     let dx = wanted_x.then(|| {
-        let line = |factor| Line { center: 0.0, factor, offset: 0.0 };
+        let line = |factor| Line { factor, offset: 0.0 };
         let lines: Vec<Line> = vector(&scale).into_iter().map(line).collect();
         let [dx] = fill_planes(g.dims, [g.pixels()], g.pixels(), |planes, [out]| lines_of(g, planes, &lines, out));
         into_tensor(dx, g.dims)
@@ -183,8 +184,8 @@ fn sums_of<'a, S: Simd>(g: View<'a>, planes: Range<usize>, out: &mut [f32]) {
 fn lines_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, lines: &[Line], out: &mut [f32]) {
     for (([_, channel], plane), out) in x.walk(planes).zip(out.chunks_exact_mut(x.pixels())) {
         let line = lines[channel];
-        let [center, factor, offset] = [line.center, line.factor, line.offset].map(splat::<S>);
-        map([plane], out, |[x]: [Vector<S, f32>; 1]| (x - center).mul_add(factor, offset));
+        let [factor, offset] = [line.factor, line.offset].map(splat::<S>);
+        map([plane], out, |[x]: [Vector<S, f32>; 1]| x.mul_add(factor, offset));
     }
 }
 

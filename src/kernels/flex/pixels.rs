@@ -1,6 +1,7 @@
 //! Operations pixel by pixel or plane by plane on the CPU: ReLU, weighted sums, channel moves.
 //!
 //! Takes and gives CPU tensors; each pass reads its inputs once and writes its outputs once.
+#![allow(clippy::needless_lifetimes, reason = "the macro that vectorises a function needs the name")]
 use std::ops::Range;
 
 use burn::backend::flex::FlexTensor;

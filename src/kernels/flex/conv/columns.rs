@@ -6,7 +6,15 @@
 //! far apart.
 //!
 //! As in `tiles`, the loops count and call no closures, so that all is inlined into the vectorised function around them.
-#![allow(clippy::needless_range_loop)] // see above: iterators are closures
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators are closures, and those would not be inlined into the vectorised function"
+)]
+#![allow(
+    clippy::absurd_extreme_comparisons,
+    clippy::unnecessary_min_or_max,
+    reason = "the constants of unrolled loops: some of them are the extreme ones"
+)]
 
 use macerator::{Scalar, Simd, Vector};
 
@@ -41,7 +49,7 @@ macro_rules! each {
 #[inline(always)]
 pub fn outputs<S: Simd>(columns: &Columns, source: &[f32], weights: &[f32], bias: f32, target: &mut [f32]) {
     columns.check::<S>(source.len());
-    // SAFETY (of all tiles): `check` holds, and the blocks below cover rows and columns inside the plane.
+    // SAFETY: `check` holds, and the blocks below cover rows and columns inside the plane.
     unsafe {
         match columns.kernel[0] {
             3 => output_rows::<S, 3>(columns, source, weights, bias, target),

@@ -6,7 +6,11 @@
 //!
 //! The loops count over array indices and call no closures: the compiler must inline everything below a vectorised function
 //! into it, or every vector goes through memory.
-#![allow(clippy::needless_range_loop)] // see above: iterators are closures
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators are closures, and those would not be inlined into the vectorised function"
+)]
+
 use macerator::{Scalar, Simd, Vector};
 
 use super::{
@@ -57,6 +61,7 @@ pub fn outputs<S: Simd>(
             let weights = &packed[first * offsets.len()..(first + count) * offsets.len()];
             let bias = bias.map(|bias| &bias[first..first + count]);
             let target = &mut target[first * plane..];
+            // SAFETY: every position plus every offset plus a vector lies in the source, by the first assertion above.
             unsafe {
                 match count {
                     4 => strip_of::<S, 4>(source, offsets, wide, weights, bias, target, plane),
@@ -104,6 +109,7 @@ pub fn weights<S: Simd>(
         let count = BLOCK.min(outs - first);
         let gradient = &gradient[first * plane..];
         let sums = &mut sums[first * offsets.len()..];
+        // SAFETY: by the assertions above every vector that the tiles load lies in its slice.
         unsafe {
             match count {
                 4 => tap_tiles::<S, 4>(source, offsets, positions, gradient, plane, sums),

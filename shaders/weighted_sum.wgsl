@@ -1,0 +1,34 @@
+// One summand of a weighted sum: y = weights[index] * x, or y += weights[index] * x.
+//
+// Layout      x and y have `threads` vec4<f32>; buffers are multiples of 16 bytes, so the last may be partly unused.
+//             weights: any number of floats, another value of the graph.
+// Bindings    0 sizes, 1 weights, 2 x, 3 y.
+// Workgroup   64 threads; a thread makes one vec4. No workgroup memory.
+// Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.
+//             One dispatch a summand: a mixed edge has eight, more than the storage buffers that a stage may bind.
+
+// Add to what y holds.
+override ACCUMULATE: bool = false;
+
+struct Sizes {
+    threads: u32,
+    index: u32,
+}
+
+@group(0) @binding(0) var<uniform> s: Sizes;
+@group(0) @binding(1) var<storage, read> weights: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let thread = (workgroup.y * 65535u + workgroup.x) * 64u + lane;
+    if (thread >= s.threads) {
+        return;
+    }
+    var sum = weights[s.index] * x[thread];
+    if (ACCUMULATE) {
+        sum += y[thread];
+    }
+    y[thread] = sum;
+}

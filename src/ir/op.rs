@@ -1,0 +1,270 @@
+//! The closed set of operations.
+//!
+//! Takes nothing; gives [`Op`] with its attributes. Shapes of results are in `shape`, prices in `cost`. A `match` on
+//! [`Op`] has no wildcard anywhere in the crate, so that a new op does not compile until every back end answers for it.
+
+use super::ParamId;
+
+/// A sliding window over the two spatial dimensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Height and width, at least 1.
+    pub kernel: [usize; 2],
+    /// Step in height and width, at least 1.
+    pub stride: [usize; 2],
+    /// Zeros (for max pooling: minus infinity) around the image: top, left, bottom, right.
+    pub padding: [usize; 4],
+    /// Distance between taps, at least 1.
+    pub dilation: [usize; 2],
+    /// Whether a last window that only partly covers the padded image counts (pooling only).
+    pub ceil: bool,
+}
+
+impl Window {
+    /// A square window that keeps the size at stride 1: padding is half the extent of the dilated kernel.
+    pub fn same(kernel: usize, stride: usize, dilation: usize) -> Self {
+        let pad = dilation * (kernel / 2);
+        Self::new([kernel, kernel], [stride, stride], [pad, pad], [dilation, dilation])
+    }
+
+    /// A square window without padding.
+    pub fn valid(kernel: usize, stride: usize) -> Self {
+        Self::new([kernel, kernel], [stride, stride], [0, 0], [1, 1])
+    }
+
+    /// A window with symmetric padding (height, width).
+    pub fn new(kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2], dilation: [usize; 2]) -> Self {
+        let [h, w] = padding;
+        Self { kernel, stride, padding: [h, w, h, w], dilation, ceil: false }
+    }
+
+    /// The padding as (height, width), if top equals bottom and left equals right.
+    pub fn symmetric_padding(&self) -> Option<[usize; 2]> {
+        let [t, l, b, r] = self.padding;
+        (t == b && l == r).then_some([t, l])
+    }
+
+    /// Pixels that the dilated kernel spans along `axis` (0: height, 1: width).
+    pub fn extent(&self, axis: usize) -> usize {
+        self.dilation[axis] * (self.kernel[axis] - 1) + 1
+    }
+
+    /// Size of the result along `axis` for `size` input pixels, or `None` when no window fits.
+    pub fn output(&self, size: usize, axis: usize) -> Option<usize> {
+        let padded = size + self.padding[axis] + self.padding[axis + 2];
+        let room = padded.checked_sub(self.extent(axis))?;
+        let stride = self.stride[axis];
+        let mut n = room / stride + 1;
+        // A window that would start in the padding behind the image is dropped, as PyTorch and ONNX do.
+        if self.ceil && !room.is_multiple_of(stride) && n * stride < size + self.padding[axis] {
+            n += 1;
+        }
+        Some(n)
+    }
+}
+
+/// Part of one axis: element `i` of the result is element `start + i * step` of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Range {
+    /// The axis, counted from the outermost.
+    pub axis: usize,
+    /// The first element.
+    pub start: usize,
+    /// How many elements.
+    pub len: usize,
+    /// Distance between elements; negative runs backwards.
+    pub step: isize,
+}
+
+/// One operation. Inputs are values; everything else is an attribute or a parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// [Conv](https://onnx.ai/onnx/operators/onnx__Conv.html) in two dimensions, with optional ReLUs fused at both ends.
+    /// Input `[N, C, H, W]`, weight `[M, C / groups, kH, kW]`, bias `[M]`.
+    Conv {
+        /// The filters.
+        weight: ParamId,
+        /// Added per output channel.
+        bias: Option<ParamId>,
+        /// Kernel, stride, padding and dilation.
+        window: Window,
+        /// Channel groups; equal to C for a depthwise convolution.
+        groups: usize,
+        /// Apply ReLU to the input as it is read.
+        relu_in: bool,
+        /// Apply ReLU to the result.
+        relu_out: bool,
+    },
+    /// [BatchNormalization](https://onnx.ai/onnx/operators/onnx__BatchNormalization.html) over axis 1; scale and shift
+    /// may be absent (1 and 0), as inside search cells. The running variance is the unbiased one, as in PyTorch.
+    BatchNorm {
+        /// `[C]`, multiplied.
+        scale: Option<ParamId>,
+        /// `[C]`, added.
+        shift: Option<ParamId>,
+        /// `[C]`, running mean.
+        mean: ParamId,
+        /// `[C]`, running variance.
+        var: ParamId,
+        /// Added to the variance.
+        epsilon: f32,
+    },
+    /// [Relu](https://onnx.ai/onnx/operators/onnx__Relu.html).
+    Relu,
+    /// [MaxPool](https://onnx.ai/onnx/operators/onnx__MaxPool.html) in two dimensions.
+    MaxPool(Window),
+    /// [AveragePool](https://onnx.ai/onnx/operators/onnx__AveragePool.html) in two dimensions.
+    AvgPool {
+        /// The window.
+        window: Window,
+        /// Whether padding counts in the divisor; DARTS cells say no.
+        count_include_pad: bool,
+    },
+    /// [GlobalAveragePool](https://onnx.ai/onnx/operators/onnx__GlobalAveragePool.html): `[N, C, H, W]` to `[N, C, 1, 1]`.
+    GlobalAvgPool,
+    /// [Flatten](https://onnx.ai/onnx/operators/onnx__Flatten.html) to two dimensions, split before `axis`.
+    Flatten {
+        /// Dimensions before it become the rows.
+        axis: usize,
+    },
+    /// [Gemm](https://onnx.ai/onnx/operators/onnx__Gemm.html) with `transB = 1`: `[N, I]` by weight `[O, I]`, plus bias `[O]`.
+    Linear {
+        /// `[O, I]`.
+        weight: ParamId,
+        /// `[O]`.
+        bias: Option<ParamId>,
+    },
+    /// [Add](https://onnx.ai/onnx/operators/onnx__Add.html) of two values of one shape.
+    Add,
+    /// [Concat](https://onnx.ai/onnx/operators/onnx__Concat.html) of one or more values.
+    Concat {
+        /// Along this axis.
+        axis: usize,
+    },
+    /// [Slice](https://onnx.ai/onnx/operators/onnx__Slice.html) with constant bounds, at most one range an axis.
+    Slice {
+        /// The axes that are cut; the others stay whole.
+        ranges: Vec<Range>,
+    },
+    /// [Pad](https://onnx.ai/onnx/operators/onnx__Pad.html) with a constant.
+    Pad {
+        /// Elements added before and after, for every axis.
+        pads: Vec<[usize; 2]>,
+        /// The constant.
+        value: f32,
+    },
+    /// `sum_k w[indices[k]] * x_k`: inputs are the weight value (any shape, read flat), then one or more `x_k` of one shape.
+    /// Not an ONNX operator: it occurs in supernets only.
+    WeightedSum {
+        /// Which weight multiplies which summand.
+        indices: Vec<usize>,
+    },
+    /// Channel shuffle: `[N, C, H, W]` seen as `[N, groups, C / groups, H, W]`, axes 1 and 2 exchanged (supernets only).
+    ChannelShuffle {
+        /// Number of groups, a divisor of C.
+        groups: usize,
+    },
+    /// Drops whole samples of the value in training with the probability of the moment and scales the others by 1 / keep;
+    /// the identity in evaluation.
+    DropPath,
+}
+
+impl Op {
+    /// The op's name in the textual IR and in messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Conv { .. } => "conv",
+            Op::BatchNorm { .. } => "batch_norm",
+            Op::Relu => "relu",
+            Op::MaxPool(_) => "max_pool",
+            Op::AvgPool { .. } => "avg_pool",
+            Op::GlobalAvgPool => "global_avg_pool",
+            Op::Flatten { .. } => "flatten",
+            Op::Linear { .. } => "linear",
+            Op::Add => "add",
+            Op::Concat { .. } => "concat",
+            Op::Slice { .. } => "slice",
+            Op::Pad { .. } => "pad",
+            Op::WeightedSum { .. } => "weighted_sum",
+            Op::ChannelShuffle { .. } => "channel_shuffle",
+            Op::DropPath => "drop_path",
+        }
+    }
+
+    /// The parameters that the op reads, in a fixed order.
+    pub fn params(&self) -> Vec<ParamId> {
+        match self {
+            Op::Conv { weight, bias, .. } | Op::Linear { weight, bias } => {
+                [Some(*weight), *bias].into_iter().flatten().collect()
+            }
+            Op::BatchNorm { scale, shift, mean, var, .. } => {
+                [*scale, *shift, Some(*mean), Some(*var)].into_iter().flatten().collect()
+            }
+            Op::Relu
+            | Op::MaxPool(_)
+            | Op::AvgPool { .. }
+            | Op::GlobalAvgPool
+            | Op::Flatten { .. }
+            | Op::Add
+            | Op::Concat { .. }
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::WeightedSum { .. }
+            | Op::ChannelShuffle { .. }
+            | Op::DropPath => Vec::new(),
+        }
+    }
+
+    /// The same for passes that renumber parameters.
+    pub fn params_mut(&mut self) -> Vec<&mut ParamId> {
+        match self {
+            Op::Conv { weight, bias, .. } | Op::Linear { weight, bias } => {
+                std::iter::once(weight).chain(bias.as_mut()).collect()
+            }
+            Op::BatchNorm { scale, shift, mean, var, .. } => {
+                scale.as_mut().into_iter().chain(shift.as_mut()).chain([mean, var]).collect()
+            }
+            Op::Relu
+            | Op::MaxPool(_)
+            | Op::AvgPool { .. }
+            | Op::GlobalAvgPool
+            | Op::Flatten { .. }
+            | Op::Add
+            | Op::Concat { .. }
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::WeightedSum { .. }
+            | Op::ChannelShuffle { .. }
+            | Op::DropPath => Vec::new(),
+        }
+    }
+
+    /// A plain convolution without fused activations.
+    pub fn conv(weight: ParamId, bias: Option<ParamId>, window: Window, groups: usize) -> Self {
+        Op::Conv { weight, bias, window, groups, relu_in: false, relu_out: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Window;
+
+    #[test]
+    fn output_sizes_follow_the_onnx_formula() {
+        let cases = [
+            (Window::same(3, 1, 1), 32, Some(32)),
+            (Window::same(3, 2, 1), 32, Some(16)),
+            (Window::same(5, 1, 2), 8, Some(8)),
+            (Window::valid(5, 3), 8, Some(2)),
+            (Window::valid(5, 2), 14, Some(5)),
+            (Window::valid(3, 1), 2, None),
+            (Window { ceil: true, ..Window::valid(2, 2) }, 5, Some(3)),
+            (Window { ceil: true, ..Window::valid(2, 2) }, 4, Some(2)),
+            // The last window would start in the padding, so it does not count.
+            (Window { ceil: true, ..Window::new([1, 1], [2, 2], [1, 1], [1, 1]) }, 2, Some(2)),
+        ];
+        for (window, size, expected) in cases {
+            assert_eq!(window.output(size, 0), expected, "{window:?} on {size}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The textual IR: what `inspect --ir` shows and what tests compare.
+//!
+//! Takes a graph; gives its `Display`. One line a node: `%name: shape = op(%inputs) {attributes}`.
+
+use std::fmt;
+
+use super::{Graph, Op, ParamId, Range, Window};
+
+impl fmt::Display for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "graph {} {{", self.name)?;
+        for input in &self.inputs {
+            let value = self.value(*input);
+            writeln!(f, "  input %{}: {}", value.name, value.shape)?;
+        }
+        for node in &self.nodes {
+            let inputs: Vec<String> = node.inputs.iter().map(|v| format!("%{}", self.value(*v).name)).collect();
+            let value = self.value(node.output);
+            write!(f, "  %{}: {} = {}({})", value.name, value.shape, node.op.name(), inputs.join(", "))?;
+            writeln!(f, "{}", attributes(self, &node.op))?;
+        }
+        for output in &self.outputs {
+            writeln!(f, "  output {} = %{}", output.name, self.value(output.value).name)?;
+        }
+        f.write_str("}")
+    }
+}
+
+fn attributes(graph: &Graph, op: &Op) -> String {
+    let param = |id: &ParamId| format!("@{}", graph.param(*id).name);
+    let mut words: Vec<String> = Vec::new();
+    match op {
+        Op::Conv { weight, bias, window: w, groups, relu_in, relu_out } => {
+            words.push(param(weight));
+            words.extend(bias.as_ref().map(param));
+            words.push(window(w));
+            if *groups != 1 {
+                words.push(format!("groups {groups}"));
+            }
+            words.extend(relu_in.then(|| "relu_in".into()));
+            words.extend(relu_out.then(|| "relu_out".into()));
+        }
+        Op::BatchNorm { scale, shift, mean, var, epsilon } => {
+            words.extend(scale.iter().chain(shift).chain([mean, var]).map(param));
+            words.push(format!("epsilon {epsilon}"));
+        }
+        Op::Linear { weight, bias } => words.extend(std::iter::once(weight).chain(bias).map(param)),
+        Op::MaxPool(w) => words.push(window(w)),
+        Op::AvgPool { window: w, count_include_pad } => {
+            words.push(window(w));
+            words.extend(count_include_pad.then(|| "count_include_pad".into()));
+        }
+        Op::Flatten { axis } | Op::Concat { axis } => words.push(format!("axis {axis}")),
+        Op::Slice { ranges } => words.extend(
+            ranges
+                .iter()
+                .map(|Range { axis, start, len, step }| format!("axis {axis} from {start} take {len} step {step}")),
+        ),
+        Op::Pad { pads, value } => words.push(format!("{pads:?} with {value}")),
+        Op::WeightedSum { indices } => words.push(format!("{indices:?}")),
+        Op::ChannelShuffle { groups } => words.push(format!("groups {groups}")),
+        Op::Relu | Op::GlobalAvgPool | Op::Add | Op::DropPath => {}
+    }
+    if words.is_empty() { String::new() } else { format!(" {{{}}}", words.join(", ")) }
+}
+
+fn window(w: &Window) -> String {
+    let mut text = format!("{}x{}", w.kernel[0], w.kernel[1]);
+    if w.stride != [1, 1] {
+        text += &format!(" stride {}x{}", w.stride[0], w.stride[1]);
+    }
+    if w.padding != [0; 4] {
+        text += &format!(" pad {:?}", w.padding);
+    }
+    if w.dilation != [1, 1] {
+        text += &format!(" dilation {}x{}", w.dilation[0], w.dilation[1]);
+    }
+    if w.ceil {
+        text += " ceil";
+    }
+    text
+}

@@ -1,0 +1,200 @@
+//! Constants of the file: initialisers, and the tensors of Constant nodes.
+//!
+//! Takes their messages; gives integers (slice bounds, shapes), truth values and float tensors. Contents are unpacked when
+//! they are used, lengths first. Making parameters of them is left to `parameter`.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use super::view::View;
+use super::{MAX_ELEMENTS, MAX_RANK};
+use crate::ir::Tensor;
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, attribute_type, data_type};
+use crate::onnx::{OnnxError, half};
+
+/// The most integers that a list of bounds or sizes may have.
+const MAX_LIST: usize = 64;
+
+/// All constants of a graph.
+pub(super) struct Constants<'a> {
+    /// In the order of the file, initialisers first.
+    sources: Vec<Cow<'a, TensorProto>>,
+    /// Index into `sources` by name; several names may mean one constant.
+    places: HashMap<&'a str, usize>,
+}
+
+impl<'a> Constants<'a> {
+    /// Finds the constants of `graph`.
+    pub(super) fn new(graph: &'a GraphProto) -> Result<Self, OnnxError> {
+        let mut found = Self { sources: Vec::new(), places: HashMap::new() };
+        let initializers = graph.initializer.iter().map(|t| Ok((t.name.as_str(), Cow::Borrowed(t))));
+        let nodes = graph.node.iter().filter(|n| n.op_type == "Constant").map(constant_node);
+        for named in initializers.chain(nodes) {
+            let (name, tensor) = named?;
+            if name.is_empty() || found.places.insert(name, found.sources.len()).is_some() {
+                return Err(fail(name, "two constants have this name, or it is empty"));
+            }
+            found.sources.push(tensor);
+        }
+        if let Some(sparse) = graph.sparse_initializer.first() {
+            let name = sparse.values.as_ref().map_or("", |t| &t.name);
+            return Err(fail(name, "sparse tensors are not supported; store it densely"));
+        }
+        Ok(found)
+    }
+
+    /// Whether `name` is a constant.
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
+    /// Makes `alias` another name for constant `name`; false if `name` is no constant.
+    pub(super) fn alias(&mut self, alias: &'a str, name: &str) -> bool {
+        let place = self.places.get(name).copied();
+        if let Some(place) = place {
+            self.places.insert(alias, place);
+        }
+        place.is_some()
+    }
+
+    /// The place of constant `name` in the file.
+    pub(super) fn place(&self, view: &View<'a>, name: &str) -> Result<usize, OnnxError> {
+        let place = self.places.get(name).copied();
+        place.ok_or_else(|| view.unsupported(format!("`{name}` must be an initialiser or come from a Constant node")))
+    }
+
+    /// The sizes of constant `name`.
+    pub(super) fn dims(&self, view: &View<'a>, name: &str) -> Result<Vec<usize>, OnnxError> {
+        Ok(dims(name, self.source(view, name)?)?.0)
+    }
+
+    /// A short list of integers.
+    pub(super) fn integers(&self, view: &View<'a>, name: &str) -> Result<Vec<i64>, OnnxError> {
+        let tensor = self.source(view, name)?;
+        let (_, count) = dims(name, tensor)?;
+        if count > MAX_LIST {
+            return Err(fail(
+                name,
+                format!("it has {count} numbers; a list of bounds or sizes has at most {MAX_LIST}"),
+            ));
+        }
+        match tensor.data_type {
+            data_type::INT64 => elements(name, tensor, count, &tensor.int64_data, i64::from_le_bytes),
+            data_type::INT32 => {
+                let list = elements(name, tensor, count, &tensor.int32_data, i32::from_le_bytes)?;
+                Ok(list.into_iter().map(i64::from).collect())
+            }
+            other => {
+                Err(fail(name, format!("its type is {}; supported here are int64 and int32", data_type::name(other))))
+            }
+        }
+    }
+
+    /// Whether the truth value `name` is true.
+    pub(super) fn truth(&self, view: &View<'a>, name: &str) -> Result<bool, OnnxError> {
+        let tensor = self.source(view, name)?;
+        match (tensor.data_type, &tensor.raw_data) {
+            (data_type::BOOL, Some(raw)) => Ok(raw.iter().any(|b| *b != 0)),
+            (data_type::BOOL, None) => Ok(tensor.int32_data.iter().any(|b| *b != 0)),
+            (other, _) => Err(fail(name, format!("its type is {}, not bool", data_type::name(other)))),
+        }
+    }
+
+    /// The elements of float constant `name`, float16 widened.
+    pub(super) fn floats(&self, view: &View<'a>, name: &str) -> Result<Tensor, OnnxError> {
+        let tensor = self.source(view, name)?;
+        let (shape, count) = dims(name, tensor)?;
+        let data = match tensor.data_type {
+            data_type::FLOAT => elements(name, tensor, count, &tensor.float_data, f32::from_le_bytes)?,
+            data_type::FLOAT16 => {
+                // Without raw data the bits are the low halves of 32-bit integers.
+                let bits: Vec<u16> = tensor.int32_data.iter().map(|i| *i as u16).collect();
+                let bits = elements(name, tensor, count, &bits, u16::from_le_bytes)?;
+                bits.into_iter().map(half::to_f32).collect()
+            }
+            other => {
+                let why = format!("its type is {}; supported are float32 and float16 weights", data_type::name(other));
+                return Err(fail(name, why));
+            }
+        };
+        Ok(Tensor { shape, data })
+    }
+
+    fn source(&self, view: &View<'a>, name: &str) -> Result<&TensorProto, OnnxError> {
+        let tensor = &self.sources[self.place(view, name)?];
+        if tensor.data_location == 1 || !tensor.external_data.is_empty() {
+            return Err(fail(name, "its contents are in another file; save the model as one file, weights inside"));
+        }
+        Ok(tensor)
+    }
+}
+
+/// The sizes of a tensor and their product.
+fn dims(name: &str, tensor: &TensorProto) -> Result<(Vec<usize>, usize), OnnxError> {
+    let rank = tensor.dims.len();
+    if rank > MAX_RANK {
+        return Err(fail(name, format!("it has {rank} dimensions; at most {MAX_RANK} are supported")));
+    }
+    let bad = || fail(name, format!("shape {:?} is negative or too large", tensor.dims));
+    let mut shape = Vec::with_capacity(rank);
+    let mut count = 1usize;
+    for dim in &tensor.dims {
+        let size = usize::try_from(*dim).map_err(|_| bad())?;
+        count = count.checked_mul(size).filter(|n| *n <= MAX_ELEMENTS).ok_or_else(bad)?;
+        shape.push(size);
+    }
+    Ok((shape, count))
+}
+
+/// The elements of a tensor from its bytes or, if it has none, from the list for its type.
+fn elements<T: Copy, const N: usize>(
+    name: &str,
+    tensor: &TensorProto,
+    count: usize,
+    list: &[T],
+    decode: fn([u8; N]) -> T,
+) -> Result<Vec<T>, OnnxError> {
+    let raw = tensor.raw_data.as_ref().filter(|raw| !raw.is_empty());
+    let Some(raw) = raw else {
+        if list.len() != count {
+            let why = format!("shape {:?} has {count} elements, the file holds {}", tensor.dims, list.len());
+            return Err(fail(name, why));
+        }
+        return Ok(list.to_vec());
+    };
+    let (whole, rest) = raw.as_chunks::<N>();
+    if whole.len() != count || !rest.is_empty() {
+        let why = format!("shape {:?} has {count} elements of {N} bytes, the file holds {}", tensor.dims, raw.len());
+        return Err(fail(name, why));
+    }
+    Ok(whole.iter().map(|bytes| decode(*bytes)).collect())
+}
+
+/// Name and tensor of a Constant node.
+fn constant_node(node: &NodeProto) -> Result<(&str, Cow<'_, TensorProto>), OnnxError> {
+    let name = node.output.first().map_or("", String::as_str);
+    let error = |why: &str| OnnxError::Node { node: name.into(), op: "Constant".into(), why: why.into() };
+    let [a] = node.attribute.as_slice() else { return Err(error("it must have exactly one attribute")) };
+    let floats = |dims: Vec<i64>, float_data| {
+        Cow::Owned(TensorProto { dims, float_data, data_type: data_type::FLOAT, ..TensorProto::default() })
+    };
+    let ints = |dims: Vec<i64>, int64_data| {
+        Cow::Owned(TensorProto { dims, int64_data, data_type: data_type::INT64, ..TensorProto::default() })
+    };
+    let tensor = match (a.name.as_str(), a.r#type) {
+        ("value", attribute_type::TENSOR | 0) => {
+            Cow::Borrowed(a.t.as_ref().ok_or_else(|| error("its attribute `value` holds no tensor"))?)
+        }
+        ("value_float", attribute_type::FLOAT) => floats(Vec::new(), vec![a.f.unwrap_or(0.0)]),
+        ("value_floats", attribute_type::FLOATS) => floats(vec![a.floats.len() as i64], a.floats.clone()),
+        ("value_int", attribute_type::INT) => ints(Vec::new(), vec![a.i.unwrap_or(0)]),
+        ("value_ints", attribute_type::INTS) => ints(vec![a.ints.len() as i64], a.ints.clone()),
+        _ => return Err(error("supported are the attributes value, value_float(s) and value_int(s)")),
+    };
+    Ok((name, tensor))
+}
+
+/// An error about the contents of a constant.
+pub(super) fn fail(tensor: &str, why: impl Into<String>) -> OnnxError {
+    OnnxError::Tensor { tensor: tensor.into(), why: why.into() }
+}

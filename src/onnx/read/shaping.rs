@@ -1,0 +1,197 @@
+//! Operators that only move elements: Concat, Slice, Pad, Flatten, Reshape.
+//!
+//! Takes their bounds, as attributes or as constants, whichever the operator set has; gives ops with bounds that fit the
+//! shapes.
+
+use super::view::View;
+use super::{MAX_ELEMENTS, MAX_RANK, Reader};
+use crate::ir::{Dim, Op, Range, Shape, ValueId};
+use crate::onnx::OnnxError;
+
+impl<'a> Reader<'a> {
+    /// Concat of computed values.
+    pub(super) fn concat(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {
+        view.only(&["axis"])?;
+        let inputs = (0..view.proto.input.len()).map(|i| self.variable(view, i)).collect::<Result<Vec<_>, _>>()?;
+        let rank = inputs.first().map_or(0, |x| self.builder.shape(*x).rank());
+        let axis = view.axis(None, rank, false)?;
+        self.emit(view, Op::Concat { axis }, &inputs)
+    }
+
+    /// Flatten to a matrix.
+    pub(super) fn flatten(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {
+        view.at_most(1)?;
+        view.only(&["axis"])?;
+        let x = self.variable(view, 0)?;
+        let axis = view.axis(Some(1), self.builder.shape(x).rank(), true)?;
+        self.emit(view, Op::Flatten { axis }, &[x])
+    }
+
+    /// Reshape by a constant, if it flattens images to rows or changes nothing.
+    pub(super) fn reshape(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {
+        view.at_most(2)?;
+        view.only(&["allowzero"])?;
+        let x = self.variable(view, 0)?;
+        let target = self.constants.integers(view, view.input(1)?)?;
+        let shape = self.builder.shape(x);
+        let keep_zero = view.int("allowzero", 0)? != 0;
+        if reshapes_to(shape, &target, &shape.0, keep_zero) {
+            return Ok(x);
+        }
+        let rows = shape.0.first().copied().unwrap_or(Dim::Fixed(1));
+        let columns = Shape(shape.0.iter().skip(1).copied().collect()).elements();
+        if shape.rank() >= 1 && reshapes_to(shape, &target, &[rows, Dim::Fixed(columns)], keep_zero) {
+            return self.emit(view, Op::Flatten { axis: 1 }, &[x]);
+        }
+        let why =
+            format!("from {shape} to {target:?} is not supported; supported is flattening all but the first dimension");
+        Err(view.unsupported(why))
+    }
+
+    /// Slice with constant bounds.
+    pub(super) fn slice(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {
+        view.at_most(5)?;
+        view.only(if self.opset < 10 { &["axes", "ends", "starts"] } else { &[] })?;
+        let x = self.variable(view, 0)?;
+        let missing = |word: &str| view.error(format!("`{word}` is missing"));
+        let starts = self.bounds(view, "starts", 1)?.ok_or_else(|| missing("starts"))?;
+        let ends = self.bounds(view, "ends", 2)?.ok_or_else(|| missing("ends"))?;
+        let axes = self.bounds(view, "axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
+        let steps = if self.opset < 10 { None } else { self.bounds(view, "steps", 4)? };
+        let steps = steps.unwrap_or_else(|| vec![1; starts.len()]);
+        if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] {
+            return Err(view.error("starts, ends, axes and steps are not of one length"));
+        }
+        let shape = self.builder.shape(x).clone();
+        let mut ranges = Vec::new();
+        for i in 0..starts.len() {
+            let axis = view.index(axes[i], shape.rank(), shape.rank())?;
+            if steps[i] == 0 {
+                return Err(view.error("a step is 0"));
+            }
+            match shape.0[axis] {
+                Dim::Fixed(size) => ranges.push(range(axis, size, starts[i], ends[i], steps[i])),
+                Dim::Batch if starts[i] == 0 && ends[i] >= i64::from(i32::MAX) && steps[i] == 1 => {}
+                Dim::Batch => return Err(view.unsupported("the batch cannot be cut")),
+            }
+        }
+        if ranges.is_empty() {
+            return Ok(x);
+        }
+        self.emit(view, Op::Slice { ranges }, &[x])
+    }
+
+    /// Pad with a constant.
+    pub(super) fn pad(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {
+        view.at_most(4)?;
+        let by_attribute = self.opset < 11;
+        view.only(if by_attribute { &["mode", "pads", "value"] } else { &["mode"] })?;
+        let mode = view.text("mode", "constant")?;
+        if mode != "constant" {
+            return Err(view.unsupported(format!("mode `{mode}` is not supported, only `constant`")));
+        }
+        let x = self.variable(view, 0)?;
+        let rank = self.builder.shape(x).rank();
+        let (amounts, value, axes) = if by_attribute {
+            (view.ints("pads")?.map(<[i64]>::to_vec), view.float("value", 0.0)?, None)
+        } else {
+            let value = view.optional(2).map(|name| self.constants.floats(view, name)).transpose()?;
+            let value = value.map_or(Some(0.0), |t| <[f32; 1]>::try_from(t.data).ok().map(|[x]| x));
+            let value = value.ok_or_else(|| view.error("the constant must be one number"))?;
+            let axes = view.optional(3).map(|name| self.constants.integers(view, name)).transpose()?;
+            (view.optional(1).map(|name| self.constants.integers(view, name)).transpose()?, value, axes)
+        };
+        let amounts = amounts.ok_or_else(|| view.error("`pads` is missing"))?;
+        let axes = axes.unwrap_or_else(|| (0..rank as i64).collect());
+        if amounts.len() != 2 * axes.len() {
+            return Err(view.error(format!("{} pads for {} axes; there must be two each", amounts.len(), axes.len())));
+        }
+        if let Some(bad) = amounts.iter().find(|n| !(0..=MAX_ELEMENTS as i64).contains(n)) {
+            return Err(view.unsupported(format!("a pad of {bad} is not supported; use Slice to cut")));
+        }
+        let mut pads = vec![[0; 2]; rank];
+        for (i, axis) in axes.iter().enumerate() {
+            let axis = view.index(*axis, rank, rank)?;
+            pads[axis] = [amounts[i] as usize, amounts[axes.len() + i] as usize];
+        }
+        self.emit(view, Op::Pad { pads, value }, &[x])
+    }
+
+    /// A list that is an attribute before operator set 10 and input `index` from then on.
+    fn bounds(&self, view: &View<'a>, name: &str, index: usize) -> Result<Option<Vec<i64>>, OnnxError> {
+        if self.opset >= 10 {
+            return view.optional(index).map(|name| self.constants.integers(view, name)).transpose();
+        }
+        match view.ints(name)? {
+            Some(list) if list.len() > MAX_RANK => Err(view.error(format!("attribute `{name}` is too long"))),
+            list => Ok(list.map(<[i64]>::to_vec)),
+        }
+    }
+}
+
+/// The part of an axis of `size` elements that ONNX bounds mean: negative ones count from the end, too large ones are
+/// clamped.
+fn range(axis: usize, size: usize, start: i64, end: i64, step: i64) -> Range {
+    let (n, step) = (size as i64, step.clamp(-(size as i64).max(1), (size as i64).max(1)));
+    let from_front = |bound: i64| if bound < 0 { bound.saturating_add(n) } else { bound };
+    let (low, high) = if step > 0 { (0, n) } else { (-1, n - 1) };
+    // Running backwards the first element may not be -1, the end may.
+    let start = from_front(start).max(0).min(high);
+    let end = from_front(end).max(low).min(high.max(low));
+    let len = if step > 0 { end - start + step - 1 } else { start - end - step - 1 }.div_euclid(step.abs()).max(0);
+    if len == 0 {
+        return Range { axis, start: 0, len: 0, step: 1 };
+    }
+    Range { axis, start: start as usize, len: len as usize, step: step as isize }
+}
+
+/// Whether reshaping `from` to `target` gives `wanted`. 0 in a target keeps the dimension, -1 takes what is left.
+fn reshapes_to(from: &Shape, target: &[i64], wanted: &[Dim], keep_zero: bool) -> bool {
+    if target.len() != wanted.len() || target.iter().filter(|t| **t == -1).count() > 1 {
+        return false;
+    }
+    // The element counts of `from` and `wanted` are equal, so -1 fits wherever all others do.
+    target.iter().zip(wanted).enumerate().all(|(i, (t, want))| match (*t, want) {
+        (-1, _) => true,
+        (0, _) => !keep_zero && from.0.get(i) == Some(want),
+        (t, Dim::Fixed(n)) => t == *n as i64,
+        (_, Dim::Batch) => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::range;
+    use crate::ir::Range;
+
+    #[test]
+    fn slice_bounds_follow_the_onnx_rules() {
+        let (min, max) = (i64::MIN, i64::MAX);
+        let cases = [
+            // (size, start, end, step) -> (start, len, step)
+            (10, 0, 10, 1, 0, 10, 1),
+            (10, 1, -1, 1, 1, 8, 1),
+            (10, 1, 1000, 2, 1, 5, 2),
+            (10, -3, max, 1, 7, 3, 1),
+            (10, -1000, 4, 1, 0, 4, 1),
+            (10, 1000, 2000, 1, 0, 0, 1),
+            (10, 5, 5, 1, 0, 0, 1),
+            (10, 20, 0, -1, 9, 9, -1),
+            (10, 20, 0, -4, 9, 3, -4),
+            (10, 9, min, -1, 9, 10, -1),
+            (10, -1, -11, -1, 9, 10, -1),
+            (10, -2, -1000, -3, 8, 3, -3),
+            (10, 0, 5, -1, 0, 0, 1),
+            (10, 3, max, max, 3, 1, 10),
+            (10, 3, min, min, 3, 1, -10),
+            (1, 0, min, -1, 0, 1, -1),
+            (0, 0, max, 1, 0, 0, 1),
+            (0, max, min, -1, 0, 0, 1),
+            (0, max, min, min, 0, 0, 1),
+        ];
+        for (size, from, to, by, start, len, step) in cases {
+            let expected = Range { axis: 2, start, len, step };
+            assert_eq!(range(2, size, from, to, by), expected, "{from}:{to}:{by} of {size}");
+        }
+    }
+}

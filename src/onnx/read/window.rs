@@ -1,0 +1,111 @@
+//! Operators with a sliding window: convolution and pooling over images.
+//!
+//! Takes their attributes in every operator set from 6 on; gives [`Window`]s with explicit padding (`auto_pad` is resolved
+//! here: shapes are known).
+
+use super::Reader;
+use super::operator::Made;
+use super::view::View;
+use crate::ir::{Op, Role, ValueId, Window};
+use crate::onnx::OnnxError;
+
+/// The largest kernel, stride, dilation or pad; keeps all arithmetic on them small.
+const MAX_WINDOW: i64 = i16::MAX as i64;
+
+impl<'a> Reader<'a> {
+    /// A convolution, with the constant that may be added behind it.
+    pub(super) fn conv(&mut self, view: &View<'a>) -> Result<Made<'a>, OnnxError> {
+        view.at_most(3)?;
+        view.only(&["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"])?;
+        let x = self.variable(view, 0)?;
+        let size = self.image(view, x)?;
+        let weight = self.param(view, view.input(1)?, Role::Weight)?;
+        let &[out, _, kh, kw] = self.constants.dims(view, view.input(1)?)?.as_slice() else {
+            return Err(view.unsupported("the weight must have 4 dimensions: supported are convolutions of images"));
+        };
+        let kernel = pair(view, "kernel_shape", 1)?.unwrap_or([kh, kw]);
+        let window = window(view, kernel, size)?;
+        let groups = usize::try_from(view.int("group", 1)?).map_err(|_| view.error("attribute `group` is negative"))?;
+        let own = view.optional(2).map(|name| (name, 1.0));
+        let (bias, output) = self.bias(view, own, out, 2)?;
+        Ok((output, self.emit(view, Op::conv(weight, bias, window, groups), &[x])?))
+    }
+
+    /// Max pooling, of which only the maxima are read.
+    pub(super) fn max_pool(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {
+        view.only(&["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"])?;
+        let (x, window) = self.pool(view)?;
+        self.emit(view, Op::MaxPool(window), &[x])
+    }
+
+    /// Average pooling.
+    pub(super) fn average_pool(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {
+        view.only(&["auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides"])?;
+        let (x, window) = self.pool(view)?;
+        let count_include_pad = view.int("count_include_pad", 0)? != 0;
+        self.emit(view, Op::AvgPool { window, count_include_pad }, &[x])
+    }
+
+    fn pool(&mut self, view: &View<'a>) -> Result<(ValueId, Window), OnnxError> {
+        view.at_most(1)?;
+        let x = self.variable(view, 0)?;
+        let size = self.image(view, x)?;
+        let kernel = pair(view, "kernel_shape", 1)?;
+        let kernel = kernel.ok_or_else(|| view.error("attribute `kernel_shape` is missing"))?;
+        Ok((x, window(view, kernel, size)?))
+    }
+
+    /// Height and width of a value that must be images.
+    fn image(&self, view: &View<'a>, value: ValueId) -> Result<[usize; 2], OnnxError> {
+        let shape = self.builder.shape(value);
+        let [_, h, w] = shape.chw().ok_or_else(|| {
+            view.unsupported(format!("its input is {shape}; supported are images [N, C, H, W], two dimensions"))
+        })?;
+        Ok([h, w])
+    }
+}
+
+fn window(view: &View, kernel: [usize; 2], size: [usize; 2]) -> Result<Window, OnnxError> {
+    let stride = pair(view, "strides", 1)?.unwrap_or([1, 1]);
+    let dilation = pair(view, "dilations", 1)?.unwrap_or([1, 1]);
+    let ceil = view.int("ceil_mode", 0)? != 0;
+    let mut window = Window { kernel, stride, padding: [0; 4], dilation, ceil };
+    let auto = view.text("auto_pad", "NOTSET")?;
+    match auto {
+        "NOTSET" | "" => window.padding = list(view, "pads", 0)?.unwrap_or([0; 4]),
+        "VALID" => {}
+        "SAME_UPPER" | "SAME_LOWER" => {
+            for axis in 0..2 {
+                let steps = size[axis].div_ceil(stride[axis]).saturating_sub(1) * stride[axis];
+                let total = (steps + window.extent(axis)).saturating_sub(size[axis]);
+                let small = total / 2;
+                let (before, after) =
+                    if auto == "SAME_UPPER" { (small, total - small) } else { (total - small, small) };
+                window.padding[axis] = before;
+                window.padding[axis + 2] = after;
+            }
+        }
+        other => {
+            let why = format!("auto_pad `{other}` is not NOTSET, VALID, SAME_UPPER or SAME_LOWER");
+            return Err(view.error(why));
+        }
+    }
+    Ok(window)
+}
+
+fn pair(view: &View, name: &str, least: i64) -> Result<Option<[usize; 2]>, OnnxError> {
+    list(view, name, least)
+}
+
+/// A list attribute of exactly `N` numbers from `least` to [`MAX_WINDOW`].
+fn list<const N: usize>(view: &View, name: &str, least: i64) -> Result<Option<[usize; N]>, OnnxError> {
+    let Some(given) = view.ints(name)? else { return Ok(None) };
+    let Ok(numbers) = <[i64; N]>::try_from(given) else {
+        let why = format!("attribute `{name}` has {} numbers; images (two dimensions) need {N}", given.len());
+        return Err(view.unsupported(why));
+    };
+    if let Some(bad) = numbers.iter().find(|n| !(least..=MAX_WINDOW).contains(n)) {
+        return Err(view.unsupported(format!("attribute `{name}` holds {bad}; supported are {least} to {MAX_WINDOW}")));
+    }
+    Ok(Some(numbers.map(|n| n as usize)))
+}

@@ -1,0 +1,90 @@
+//! Moves ReLUs into convolutions: into the one that makes the value (where only the ReLU reads it), else into the
+//! convolutions that read it (where nothing else does), which then apply it as they load.
+
+use crate::ir::{Model, NodeId, Op};
+
+pub(super) fn run(model: &mut Model) -> usize {
+    (0..model.graph.nodes.len()).filter(|&i| fuse(model, i)).count()
+}
+
+fn fuse(model: &mut Model, i: usize) -> bool {
+    let graph = &mut model.graph;
+    let Op::Relu = graph.nodes[i].op else { return false };
+    let (input, output) = (graph.nodes[i].inputs[0], graph.nodes[i].output);
+    let consumers = graph.consumers();
+    let only_reader = consumers[input.index()] == [NodeId(i as u32)] && !graph.is_output(input);
+    let maker = graph.producers()[input.index()].map(NodeId::index);
+    if let (true, Some(maker)) = (only_reader, maker)
+        && let Op::Conv { relu_out, .. } = &mut graph.nodes[maker].op
+    {
+        *relu_out = true;
+        graph.replace_uses(output, input);
+        return true;
+    }
+    let readers: Vec<usize> = consumers[output.index()].iter().map(|id| id.index()).collect();
+    let all_convs = readers.iter().all(|&r| matches!(graph.nodes[r].op, Op::Conv { .. }));
+    if readers.is_empty() || !all_convs || graph.is_output(output) {
+        return false;
+    }
+    for reader in readers {
+        if let Op::Conv { relu_in, .. } = &mut graph.nodes[reader].op {
+            *relu_in = true;
+        }
+    }
+    graph.replace_uses(output, input);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::{Builder, Op, ValueId, Window};
+    use crate::passes::FUSE_ACTIVATIONS;
+    use crate::passes::testing::{model, ops, run, weight};
+
+    fn conv(b: &mut Builder, name: &str, x: ValueId) -> ValueId {
+        let w = weight(b, &format!("{name}.weight"), &[6, 6, 1, 1]);
+        b.node(name, Op::conv(w, None, Window::valid(1, 1), 1), &[x]).unwrap()
+    }
+
+    fn flags(model: &crate::ir::Model) -> Vec<(bool, bool)> {
+        let flags = |op: &Op| match op {
+            Op::Conv { relu_in, relu_out, .. } => Some((*relu_in, *relu_out)),
+            _ => None,
+        };
+        model.graph.nodes.iter().filter_map(|n| flags(&n.op)).collect()
+    }
+
+    #[test]
+    fn a_relu_between_convolutions_goes_into_the_first() {
+        let before = model(|b, x| {
+            let y = conv(b, "a", x);
+            let y = b.node("relu", Op::Relu, &[y]).unwrap();
+            conv(b, "b", y)
+        });
+        let (after, rewrites) = run(FUSE_ACTIVATIONS, before);
+        assert_eq!((rewrites, flags(&after)), (1, vec![(false, true), (false, false)]));
+    }
+
+    #[test]
+    fn a_relu_of_a_shared_value_goes_into_its_readers() {
+        let before = model(|b, x| {
+            let y = b.node("relu", Op::Relu, &[x]).unwrap();
+            let (a, c) = (conv(b, "a", y), conv(b, "b", y));
+            let d = b.node("add", Op::Add, &[a, c]).unwrap();
+            b.node("add_x", Op::Add, &[d, x]).unwrap()
+        });
+        let (after, rewrites) = run(FUSE_ACTIVATIONS, before);
+        assert_eq!((rewrites, flags(&after)), (1, vec![(true, false), (true, false)]));
+        assert_eq!(ops(&after), ["conv", "conv", "add", "add"]);
+    }
+
+    #[test]
+    fn a_relu_that_something_else_reads_stays() {
+        let before = model(|b, x| {
+            let y = b.node("relu", Op::Relu, &[x]).unwrap();
+            let a = conv(b, "a", y);
+            b.node("add", Op::Add, &[a, y]).unwrap()
+        });
+        assert_eq!(run(FUSE_ACTIVATIONS, before).1, 0);
+    }
+}

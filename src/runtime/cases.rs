@@ -1,0 +1,319 @@
+//! The table of test cases: every op, over odd sizes, uneven windows and two batch sizes, and small networks.
+//!
+//! Takes nothing; gives models with inputs. The same cases run on the formula, the reference and every adapter.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::ir::{
+    Builder, Init, Model, Op, ParamId, Range, Role, Shape, Tensor, ValueId, Verified, Weights, Window, verify,
+};
+
+/// One model with inputs for it.
+pub struct Case {
+    /// The op, then what is special about the case.
+    pub name: String,
+    /// The model.
+    pub model: Verified<Model>,
+    /// Tensors of one batch size.
+    pub inputs: Vec<Tensor>,
+    /// Whether the op only moves or selects elements, or rounds once: then float32 results are equal bit by bit.
+    pub exact: bool,
+}
+
+/// All cases.
+pub fn cases() -> Vec<Case> {
+    let mut table = Table { cases: Vec::new() };
+    table.convolutions();
+    table.pools();
+    table.arithmetic();
+    table.layouts();
+    table.networks();
+    table.cases
+}
+
+/// A case from a graph: random parameters and inputs for `batch` images.
+pub fn case(name: &str, batch: usize, exact: bool, build: impl FnOnce(&mut Builder)) -> Case {
+    let mut b = Builder::new(name);
+    build(&mut b);
+    let graph = b.finish();
+    let mut random = Random::new(name);
+    let weights = graph.params.iter().map(|p| {
+        let tensor = random.tensor(p.shape.clone());
+        // A variance is positive.
+        let data = tensor.data.into_iter().map(|x| if p.role == Role::RunningVar { x.abs() + 0.1 } else { x });
+        Tensor::new(p.shape.clone(), data.collect())
+    });
+    let weights = Weights(weights.collect());
+    let inputs = graph.inputs.iter().map(|v| random.tensor(graph.shape(*v).with_batch(batch))).collect();
+    let model = verify(Model { graph, weights, metadata: Vec::new() }).unwrap();
+    Case { name: format!("{name}, batch {batch}"), model, inputs, exact }
+}
+
+/// A parameter of `shape`; [`case`] makes its contents.
+pub fn param(b: &mut Builder, name: impl Into<String>, shape: &[usize], role: Role) -> ParamId {
+    b.param(name, None, shape, role, Init::Constant(0.0))
+}
+
+struct Random(ChaCha8Rng);
+
+impl Random {
+    fn new(name: &str) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(name.bytes().fold(7, |h: u64, b| h.wrapping_mul(31).wrapping_add(b.into()))))
+    }
+
+    fn tensor(&mut self, shape: Vec<usize>) -> Tensor {
+        let count = shape.iter().product();
+        Tensor::new(shape, (0..count).map(|_| self.0.random_range(-1.0..1.0)).collect())
+    }
+}
+
+/// The attributes of one convolution case: input channels, size, filters, groups.
+struct Filters {
+    c: usize,
+    size: [usize; 2],
+    m: usize,
+    groups: usize,
+}
+
+struct Table {
+    cases: Vec<Case>,
+}
+
+impl Table {
+    /// A graph of one op over image inputs of `shapes` [C, H, W], for batch 1 and 3.
+    fn images(&mut self, name: &str, exact: bool, shapes: &[[usize; 3]], op: impl Fn(&mut Builder) -> Op) {
+        let shapes: Vec<Shape> = shapes.iter().map(|&[c, h, w]| Shape::image(c, h, w)).collect();
+        for batch in [1, 3] {
+            self.shaped(name, batch, exact, &shapes, &op);
+        }
+    }
+
+    fn shaped(&mut self, name: &str, batch: usize, exact: bool, shapes: &[Shape], op: impl Fn(&mut Builder) -> Op) {
+        self.cases.push(case(name, batch, exact, |b| {
+            let inputs: Vec<ValueId> =
+                shapes.iter().enumerate().map(|(i, s)| b.input(format!("input{i}"), s.clone())).collect();
+            let op = op(b);
+            let y = b.node("node", op, &inputs).unwrap();
+            b.output("out", y);
+        }));
+    }
+
+    fn conv(&mut self, what: &str, f: Filters, window: Window, bias: bool, relu: [bool; 2]) {
+        let name = format!("conv {what} {}->{} on {}x{}", f.c, f.m, f.size[0], f.size[1]);
+        let [kh, kw] = window.kernel;
+        self.images(&name, false, &[[f.c, f.size[0], f.size[1]]], |b| {
+            let weight = param(b, "weight", &[f.m, f.c / f.groups, kh, kw], Role::Weight);
+            let bias = bias.then(|| param(b, "bias", &[f.m], Role::Bias));
+            Op::Conv { weight, bias, window, groups: f.groups, relu_in: relu[0], relu_out: relu[1] }
+        });
+    }
+
+    fn convolutions(&mut self) {
+        let full = |c, size, m| Filters { c, size, m, groups: 1 };
+        let (plain, both) = ([false, false], [true, true]);
+        for (c, size, m) in
+            [(13, [8, 8], 13), (5, [7, 7], 24), (9, [1, 1], 30), (4, [1, 3], 4), (16, [2, 6], 8), (3, [5, 8], 1)]
+        {
+            self.conv("pointwise", full(c, size, m), Window::valid(1, 1), true, plain);
+        }
+        self.conv("pointwise relu", full(12, [6, 6], 25), Window::valid(1, 1), false, both);
+        self.conv("pointwise relu", full(12, [5, 5], 6), Window::valid(1, 1), true, both);
+        self.conv("3x3", full(5, [7, 5], 7), Window::same(3, 1, 1), true, plain);
+        self.conv("3x3 relu in", full(3, [9, 9], 4), Window::same(3, 1, 1), false, [true, false]);
+        self.conv("3x3 relu out", full(3, [9, 6], 4), Window::same(3, 1, 1), true, [false, true]);
+        self.conv("3x3 stride 2", full(4, [9, 8], 9), Window::same(3, 2, 1), false, plain);
+        self.conv("3x3 stride 3", full(2, [8, 10], 3), Window::same(3, 3, 1), true, plain);
+        self.conv("1x1 stride 2", full(6, [7, 8], 5), Window::valid(1, 2), false, [true, false]);
+        self.conv("2x2 stride 2", full(6, [8, 8], 10), Window::valid(2, 2), true, [true, false]);
+        self.conv("5x5 dilation 2", full(2, [11, 9], 3), Window::same(5, 1, 2), false, plain);
+        self.conv("7x1", full(3, [8, 5], 5), Window::new([7, 1], [1, 1], [3, 0], [1, 1]), false, plain);
+        self.conv("1x7 stride 1x2", full(3, [5, 8], 5), Window::new([1, 7], [1, 2], [0, 3], [1, 1]), true, plain);
+        let uneven = Window { padding: [0, 1, 2, 3], ..Window::new([2, 3], [2, 1], [0, 0], [1, 2]) };
+        self.conv("uneven", full(3, [6, 7], 6), uneven, true, both);
+        self.conv(
+            "1x1 padded",
+            full(3, [4, 4], 5),
+            Window { padding: [1, 0, 0, 2], ..Window::valid(1, 1) },
+            true,
+            plain,
+        );
+        let grouped = |c, m, groups| Filters { c, size: [7, 6], m, groups };
+        self.conv("2 groups 3x3", grouped(6, 10, 2), Window::same(3, 1, 1), true, plain);
+        self.conv("4 groups 1x1", grouped(8, 4, 4), Window::valid(1, 1), false, both);
+        self.conv("3 groups 5x5 stride 2", grouped(6, 15, 3), Window::same(5, 2, 1), true, plain);
+        self.conv("depthwise 3x3", grouped(5, 5, 5), Window::same(3, 1, 1), false, [true, false]);
+        self.conv("depthwise 3x3 stride 2", grouped(6, 6, 6), Window::same(3, 2, 1), true, plain);
+        self.conv("depthwise 5x5 dilation 2", grouped(4, 4, 4), Window::same(5, 1, 2), false, both);
+        self.conv("depthwise 5x5 dilation 2 stride 2", grouped(4, 4, 4), Window::same(5, 2, 2), false, plain);
+        self.conv("depthwise multiplier 3", grouped(4, 12, 4), Window::same(3, 1, 1), true, [false, true]);
+        self.conv("depthwise uneven", grouped(3, 3, 3), uneven, true, plain);
+        self.conv("depthwise 1x1", grouped(3, 3, 3), Window::valid(1, 1), true, plain);
+        self.conv("one channel", full(1, [6, 6], 3), Window::same(3, 1, 1), true, plain);
+    }
+
+    fn pools(&mut self) {
+        let ceil = |w: Window| Window { ceil: true, ..w };
+        let windows = [
+            ("3x3", Window::same(3, 1, 1), [7, 5]),
+            ("3x3 stride 2", Window::same(3, 2, 1), [7, 8]),
+            ("3x3 stride 2 ceil", ceil(Window::same(3, 2, 1)), [8, 7]),
+            ("2x2 stride 2", Window::valid(2, 2), [6, 7]),
+            ("2x2 stride 2 ceil", ceil(Window::valid(2, 2)), [5, 7]),
+            ("5x5 stride 3", Window::valid(5, 3), [8, 8]),
+            ("3x3 stride 3 ceil", ceil(Window::same(3, 3, 1)), [6, 9]),
+            ("2x3 dilation 2x1", Window::new([2, 3], [1, 2], [1, 1], [2, 1]), [6, 5]),
+            ("uneven", Window { padding: [0, 1, 1, 2], ..Window::new([2, 4], [2, 1], [0, 0], [1, 1]) }, [5, 6]),
+            ("uneven ceil", ceil(Window { padding: [1, 0, 0, 1], ..Window::valid(3, 2) }), [6, 6]),
+            ("1x1", Window::valid(1, 1), [3, 3]),
+        ];
+        for (name, window, [h, w]) in windows {
+            let shapes = [[3, h, w]];
+            self.images(&format!("max_pool {name}"), true, &shapes, |_| Op::MaxPool(window));
+            for count_include_pad in [false, true] {
+                let what = if count_include_pad { "with padding" } else { "without padding" };
+                let op = |_: &mut Builder| Op::AvgPool { window, count_include_pad };
+                self.images(&format!("avg_pool {name} {what}"), false, &shapes, op);
+            }
+        }
+    }
+
+    fn arithmetic(&mut self) {
+        let norm = |affine: bool| {
+            move |b: &mut Builder| Op::BatchNorm {
+                scale: affine.then(|| param(b, "scale", &[5], Role::Scale)),
+                shift: affine.then(|| param(b, "shift", &[5], Role::Shift)),
+                mean: param(b, "mean", &[5], Role::RunningMean),
+                var: param(b, "var", &[5], Role::RunningVar),
+                epsilon: 1e-5,
+            }
+        };
+        self.images("batch_norm affine", false, &[[5, 7, 3]], norm(true));
+        self.images("batch_norm plain", false, &[[5, 4, 4]], norm(false));
+        let matrix = Shape(vec![crate::ir::Dim::Batch, crate::ir::Dim::Fixed(5)]);
+        self.shaped("batch_norm matrix", 3, false, std::slice::from_ref(&matrix), norm(true));
+        self.shaped("batch_norm rank 3", 1, false, &[Shape::fixed(&[2, 5, 7])], norm(true));
+        for shape in [[3, 5, 7], [4, 4, 4], [1, 1, 1]] {
+            self.images(&format!("relu {shape:?}"), true, &[shape], |_| Op::Relu);
+            self.images(&format!("add {shape:?}"), true, &[shape, shape], |_| Op::Add);
+        }
+        self.shaped("relu vector", 1, true, &[Shape::fixed(&[7])], |_| Op::Relu);
+        for [h, w] in [[1, 1], [7, 7], [8, 8], [9, 20]] {
+            self.images(&format!("global_avg_pool {h}x{w}"), false, &[[5, h, w]], |_| Op::GlobalAvgPool);
+        }
+        for (inner, outer, bias) in [(5, 10, true), (17, 1, true), (64, 3, false), (1, 8, true), (30, 13, true)] {
+            let shape = Shape(vec![crate::ir::Dim::Batch, crate::ir::Dim::Fixed(inner)]);
+            for batch in [1, 3] {
+                self.shaped(&format!("linear {inner}->{outer}"), batch, false, std::slice::from_ref(&shape), |b| {
+                    Op::Linear {
+                        weight: param(b, "weight", &[outer, inner], Role::Weight),
+                        bias: bias.then(|| param(b, "bias", &[outer], Role::Bias)),
+                    }
+                });
+            }
+        }
+        for indices in [vec![3], vec![0, 1, 2], vec![8, 9, 10, 11, 12, 13, 14, 15]] {
+            let mut shapes = vec![Shape::fixed(&[2, 8])];
+            shapes.resize(indices.len() + 1, Shape::image(3, 5, 3));
+            for batch in [1, 3] {
+                let name = format!("weighted_sum of {}", indices.len());
+                self.shaped(&name, batch, false, &shapes, |_| Op::WeightedSum { indices: indices.clone() });
+            }
+        }
+    }
+
+    fn layouts(&mut self) {
+        let range = |axis, start, len, step| Range { axis, start, len, step };
+        self.images("flatten", true, &[[3, 2, 5]], |_| Op::Flatten { axis: 1 });
+        for axis in 0..=3 {
+            self.shaped(&format!("flatten axis {axis}"), 1, true, &[Shape::fixed(&[2, 3, 5])], |_| Op::Flatten {
+                axis,
+            });
+        }
+        self.images("drop_path", true, &[[3, 5, 5]], |_| Op::DropPath);
+        self.images("concat channels", true, &[[3, 5, 3], [1, 5, 3], [4, 5, 3]], |_| Op::Concat { axis: 1 });
+        self.images("concat rows", true, &[[2, 5, 3], [2, 1, 3]], |_| Op::Concat { axis: 2 });
+        self.images("concat columns", true, &[[2, 3, 4], [2, 3, 1], [2, 3, 2]], |_| Op::Concat { axis: 3 });
+        self.images("concat of one", true, &[[2, 3, 4]], |_| Op::Concat { axis: 1 });
+        let vectors = [Shape::fixed(&[3]), Shape::fixed(&[4])];
+        self.shaped("concat vectors", 1, true, &vectors, |_| Op::Concat { axis: 0 });
+        let slices = [
+            ("channels", vec![range(1, 1, 3, 1)]),
+            ("crop", vec![range(2, 1, 4, 1), range(3, 0, 5, 1)]),
+            ("steps", vec![range(1, 0, 3, 2), range(2, 5, 3, -2), range(3, 1, 2, 3)]),
+            ("reversed", vec![range(1, 4, 5, -1), range(3, 4, 5, -1)]),
+            ("one pixel", vec![range(2, 3, 1, 1), range(3, 2, 1, 1)]),
+            ("whole", vec![]),
+        ];
+        for (name, ranges) in slices {
+            self.images(&format!("slice {name}"), true, &[[5, 6, 5]], |_| Op::Slice { ranges: ranges.clone() });
+        }
+        let pads = [
+            ("shifted", [[0, 0], [0, 0], [0, 1], [0, 1]], 0.0),
+            ("all around", [[0, 0], [1, 2], [3, 0], [1, 1]], -1.5),
+            ("nothing", [[0; 2]; 4], 9.0),
+        ];
+        for (name, pads, value) in pads {
+            self.images(&format!("pad {name}"), true, &[[3, 4, 5]], |_| Op::Pad { pads: pads.to_vec(), value });
+        }
+        self.shaped("pad matrix", 1, true, &[Shape::fixed(&[2, 3])], |_| Op::Pad {
+            pads: vec![[1, 0], [0, 2]],
+            value: 2.0,
+        });
+        let cube = Shape::fixed(&[2, 3, 2, 3, 2]);
+        self.shaped("slice rank 5", 1, true, &[cube], |_| Op::Slice { ranges: vec![range(1, 2, 2, -1)] });
+        for (channels, groups) in [(6, 2), (6, 3), (8, 4), (5, 1), (4, 4)] {
+            let name = format!("channel_shuffle {channels} in {groups}");
+            self.images(&name, true, &[[channels, 3, 5]], |_| Op::ChannelShuffle { groups });
+        }
+    }
+
+    fn networks(&mut self) {
+        for batch in [1, 3] {
+            self.cases.push(case("network", batch, false, network));
+        }
+    }
+}
+
+/// A small network with branches, a skip connection and two outputs, in which buffers are reused.
+pub fn network(b: &mut Builder) {
+    let x = b.input("image", Shape::image(3, 9, 9));
+    let stem_weight = param(b, "stem.weight", &[8, 3, 3, 3], Role::Weight);
+    let stem = b.node("stem", Op::conv(stem_weight, None, Window::same(3, 1, 1), 1), &[x]).unwrap();
+    let mut states = [stem, stem];
+    for cell in 0..3 {
+        let channels = b.shape(states[1]).dim(1).unwrap();
+        let name = |part: &str| format!("cells.{cell}/{part}");
+        let depthwise = param(b, name("depthwise.weight"), &[channels, 1, 3, 3], Role::Weight);
+        let depthwise = Op::Conv {
+            weight: depthwise,
+            bias: None,
+            window: Window::same(3, 1, 1),
+            groups: channels,
+            relu_in: true,
+            relu_out: false,
+        };
+        let d = b.node(name("depthwise"), depthwise, &[states[1]]).unwrap();
+        let pointwise = param(b, name("pointwise.weight"), &[8, channels, 1, 1], Role::Weight);
+        let bias = param(b, name("pointwise.bias"), &[8], Role::Bias);
+        let p = b.node(name("pointwise"), Op::conv(pointwise, Some(bias), Window::valid(1, 1), 1), &[d]).unwrap();
+        let mean = param(b, name("mean"), &[8], Role::RunningMean);
+        let var = param(b, name("var"), &[8], Role::RunningVar);
+        let norm = Op::BatchNorm { scale: None, shift: None, mean, var, epsilon: 1e-5 };
+        let n = b.node(name("norm"), norm, &[p]).unwrap();
+        let m = b.node(name("pool"), Op::MaxPool(Window::same(3, 1, 1)), &[n]).unwrap();
+        let r = b.node(name("relu"), Op::Relu, &[n]).unwrap();
+        let drop = b.node(name("drop"), Op::DropPath, &[m]).unwrap();
+        let sum = b.node(name("add"), Op::Add, &[drop, r]).unwrap();
+        let joined = b.node(name("concat"), Op::Concat { axis: 1 }, &[sum, m]).unwrap();
+        let shuffled = b.node(name("shuffle"), Op::ChannelShuffle { groups: 4 }, &[joined]).unwrap();
+        states = [states[1], shuffled];
+    }
+    let mean = b.node("mean", Op::GlobalAvgPool, &[states[1]]).unwrap();
+    let flat = b.node("flatten", Op::Flatten { axis: 1 }, &[mean]).unwrap();
+    let weight = param(b, "classifier.weight", &[10, 16], Role::Weight);
+    let bias = param(b, "classifier.bias", &[10], Role::Bias);
+    let logits = b.node("classifier", Op::Linear { weight, bias: Some(bias) }, &[flat]).unwrap();
+    b.output("logits", logits);
+    b.output("features", states[1]);
+}

@@ -1,0 +1,127 @@
+//! The kernels: which WGSL file and entry point each one is, and what it binds.
+//!
+//! Takes nothing; gives [`Kernel`]. Binding 0 is the uniform with the sizes, then come the buffers that are read, then the
+//! one that is written. The header of each WGSL file says how its data lie.
+
+use serde::Serialize;
+
+/// Threads of a workgroup, in every kernel.
+pub const WORKGROUP: usize = 64;
+
+/// Workgroups in x after which the host goes on in y; the kernels number them `y * 65535 + x`.
+pub const FOLD: usize = 65535;
+
+/// One compute kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kernel {
+    /// Any convolution.
+    Conv,
+    /// One input channel for each output channel.
+    Depthwise,
+    /// 1x1 convolution, 4 output channels a thread, pixels a multiple of 4.
+    Pointwise,
+    /// The same for any number of pixels.
+    PointwiseScalar,
+    /// 1x1 convolution, 12 output channels a thread, pixels a multiple of 4.
+    PointwiseWide,
+    /// The same for any number of pixels.
+    PointwiseWideScalar,
+    /// Max and average pooling.
+    Pool,
+    /// Element-wise sum.
+    Add,
+    /// Element-wise maximum with 0.
+    Relu,
+    /// Factor and shift for every channel.
+    BatchNorm,
+    /// Mean of every plane.
+    GlobalAvgPool,
+    /// Linear layer.
+    Linear,
+    /// Copy of a box of up to four dimensions.
+    Copy,
+    /// A constant everywhere.
+    Fill,
+    /// One summand of a weighted sum.
+    WeightedSum,
+}
+
+impl Kernel {
+    /// Every kernel.
+    pub const ALL: [Kernel; 15] = [
+        Kernel::Conv,
+        Kernel::Depthwise,
+        Kernel::Pointwise,
+        Kernel::PointwiseScalar,
+        Kernel::PointwiseWide,
+        Kernel::PointwiseWideScalar,
+        Kernel::Pool,
+        Kernel::Add,
+        Kernel::Relu,
+        Kernel::BatchNorm,
+        Kernel::GlobalAvgPool,
+        Kernel::Linear,
+        Kernel::Copy,
+        Kernel::Fill,
+        Kernel::WeightedSum,
+    ];
+
+    /// The name of the WGSL file, without its ending; kernels that differ in the entry point share it.
+    pub fn file(self) -> &'static str {
+        self.parts().0
+    }
+
+    /// The text of the WGSL file.
+    pub fn source(self) -> &'static str {
+        self.parts().1
+    }
+
+    /// The entry point in it.
+    pub fn entry(self) -> &'static str {
+        self.parts().2
+    }
+
+    /// How many buffers it reads besides the sizes.
+    pub fn reads(self) -> usize {
+        match self {
+            Kernel::Fill => 0,
+            Kernel::Pool | Kernel::Relu | Kernel::GlobalAvgPool | Kernel::Copy => 1,
+            Kernel::Conv
+            | Kernel::Depthwise
+            | Kernel::Pointwise
+            | Kernel::PointwiseScalar
+            | Kernel::PointwiseWide
+            | Kernel::PointwiseWideScalar
+            | Kernel::Add
+            | Kernel::BatchNorm
+            | Kernel::Linear
+            | Kernel::WeightedSum => 2,
+        }
+    }
+
+    fn parts(self) -> (&'static str, &'static str, &'static str) {
+        macro_rules! wgsl {
+            ($file:literal, $entry:literal) => {
+                ($file, include_str!(concat!("../../shaders/", $file, ".wgsl")), $entry)
+            };
+        }
+        match self {
+            Kernel::Conv => wgsl!("conv", "main"),
+            Kernel::Depthwise => wgsl!("depthwise", "main"),
+            Kernel::Pointwise => wgsl!("pointwise", "aligned"),
+            Kernel::PointwiseScalar => wgsl!("pointwise", "scalar"),
+            Kernel::PointwiseWide => wgsl!("pointwise_wide", "aligned"),
+            Kernel::PointwiseWideScalar => wgsl!("pointwise_wide", "scalar"),
+            Kernel::Pool => wgsl!("pool", "main"),
+            Kernel::Add => wgsl!("add", "main"),
+            Kernel::Relu => wgsl!("relu", "main"),
+            Kernel::BatchNorm => wgsl!("batch_norm", "main"),
+            Kernel::GlobalAvgPool => wgsl!("global_avg_pool", "main"),
+            Kernel::Linear => wgsl!("linear", "main"),
+            Kernel::Copy => wgsl!("copy", "main"),
+            Kernel::Fill => wgsl!("fill", "main"),
+            Kernel::WeightedSum => wgsl!("weighted_sum", "main"),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Finds the layer that goes wrong: compares every value of a session with the reference.
+//!
+//! Takes a model, a session of it and inputs; gives one comparison for each node, the worst first.
+
+use serde::Serialize;
+
+use super::{Comparison, Reference, RuntimeError, Session, Tolerance, compare};
+use crate::ir::{Model, Tensor, Verified};
+
+/// How well one node's value agrees. The difference includes what the nodes before it contributed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LayerComparison {
+    /// Path of the node.
+    pub name: String,
+    /// Name of its op.
+    pub op: &'static str,
+    /// The figures.
+    #[serde(flatten)]
+    pub comparison: Comparison,
+}
+
+/// Runs `model` on `session` and on the reference, node by node, and compares every value. The worst relative difference
+/// comes first; nodes with the same one stay in the order of the graph.
+///
+/// # Errors
+/// As [`Session::run`]; [`RuntimeError::CompareShape`] if the session is one of another model.
+pub fn compare_layers(
+    model: &Verified<Model>,
+    session: &mut Session,
+    inputs: &[Tensor],
+    tolerance: Tolerance,
+) -> Result<Vec<LayerComparison>, RuntimeError> {
+    let mut steps = Reference::new(model).steps(inputs)?;
+    let mut layers = Vec::new();
+    session.run_all(inputs, &mut |name, got| {
+        if let Some((node, expected)) = steps.step() {
+            let comparison = compare(name, &got, expected, tolerance);
+            layers.push(comparison.map(|c| LayerComparison { name: name.into(), op: node.op.name(), comparison: c }));
+        }
+    })?;
+    let mut layers = layers.into_iter().collect::<Result<Vec<_>, _>>()?;
+    layers.sort_by(|a, b| b.comparison.max_rel.total_cmp(&a.comparison.max_rel));
+    Ok(layers)
+}

@@ -1,0 +1,332 @@
+//! A model made ready on one device, to be run many times.
+//!
+//! Takes a verified model, an adapter and a batch size; gives outputs for inputs. Making it compiles the pipelines, uploads
+//! the weights and fixes every binding; a run only uploads the inputs, submits one command buffer and reads the outputs.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::RuntimeError;
+use super::adapter::{AdapterChoice, AdapterFacts};
+use super::device::Gpu;
+use super::emit::{Target, emit};
+use super::inputs::check_inputs;
+use super::program::{BINDING_ALIGN, Dispatch, Port, Program, Source, Step};
+use crate::ir::{Model, Shape, Tensor, Verified};
+
+/// A model on a device.
+#[derive(Debug)]
+pub struct Session {
+    gpu: Gpu,
+    program: Program,
+    input_shapes: Vec<Shape>,
+    buffers: Vec<wgpu::Buffer>,
+    launches: Vec<Vec<Launch>>,
+    staging: wgpu::Buffer,
+    facts: SessionFacts,
+}
+
+/// What making a session cost and what it holds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SessionFacts {
+    /// The adapter.
+    pub adapter: AdapterFacts,
+    /// Images in a run.
+    pub batch: usize,
+    /// Kernel launches in a run.
+    pub dispatches: usize,
+    /// Bytes of the value buffers.
+    pub buffer_bytes: u64,
+    /// Bytes that they would take without sharing.
+    pub unshared_bytes: u64,
+    /// Bytes of the packed weights.
+    pub weight_bytes: u64,
+    /// Milliseconds to choose kernels, pack and upload weights and bind.
+    pub load_ms: f64,
+    /// Milliseconds to compile pipelines.
+    pub compile_ms: f64,
+}
+
+#[derive(Debug)]
+struct Launch {
+    pipeline: wgpu::ComputePipeline,
+    bindings: wgpu::BindGroup,
+    workgroups: [u32; 2],
+}
+
+impl Session {
+    /// Makes `model` ready on the adapter that `adapter` means, for `batch` images in a run.
+    ///
+    /// # Errors
+    /// When there is no such adapter, the model does not fit it, or the driver fails.
+    pub fn new(model: &Verified<Model>, adapter: &AdapterChoice, batch: usize) -> Result<Self, RuntimeError> {
+        Self::on(&Gpu::open(adapter)?, model, batch)
+    }
+
+    /// Makes `model` ready on a device that is already open.
+    ///
+    /// # Errors
+    /// When the model does not fit the adapter, or the driver fails.
+    pub fn on(gpu: &Gpu, model: &Verified<Model>, batch: usize) -> Result<Self, RuntimeError> {
+        Self::for_target(gpu, model, batch, gpu.target())
+    }
+
+    /// As [`Session::on`], with the kernels that `target` prefers, whatever the adapter is.
+    pub(super) fn for_target(
+        gpu: &Gpu,
+        model: &Verified<Model>,
+        batch: usize,
+        target: Target,
+    ) -> Result<Self, RuntimeError> {
+        let start = Instant::now();
+        let program = emit(model, batch, target)?;
+        check_limits(&program, gpu.facts())?;
+        let compile = Instant::now();
+        let pipelines = program.dispatches().map(|d| gpu.pipeline(d)).collect::<Result<Vec<_>, _>>()?;
+        let compile_ms = milliseconds(compile);
+        let graph = &model.graph;
+        let input_shapes = graph.inputs.iter().map(|v| graph.shape(*v).clone()).collect();
+        let (buffers, launches, staging) = gpu.guard("loading the model", || load(gpu, &program, pipelines))?;
+        gpu.wait("loading the model")?;
+        let facts = SessionFacts {
+            adapter: gpu.facts().clone(),
+            batch,
+            dispatches: program.dispatches().count(),
+            buffer_bytes: program.buffers.iter().sum(),
+            unshared_bytes: program.unshared_bytes,
+            weight_bytes: 4 * program.weights.len() as u64,
+            load_ms: milliseconds(start) - compile_ms,
+            compile_ms,
+        };
+        let program = Program { weights: Vec::new(), ..program };
+        Ok(Self { gpu: gpu.clone(), program, input_shapes, buffers, launches, staging, facts })
+    }
+
+    /// What making the session cost and what it holds.
+    pub fn facts(&self) -> &SessionFacts {
+        &self.facts
+    }
+
+    /// Runs the model and gives the graph outputs in order.
+    ///
+    /// # Errors
+    /// When the inputs do not fit the model and the batch of the session, or the device fails.
+    pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RuntimeError> {
+        self.check(inputs)?;
+        let doing = "running the model";
+        self.gpu.guard(doing, || {
+            self.upload(inputs);
+            let mut encoder = self.encoder();
+            self.encode(&mut encoder, self.launches.iter().flatten());
+            self.copy_outputs(&mut encoder);
+            self.gpu.queue().submit([encoder.finish()]);
+        })?;
+        self.outputs(doing)
+    }
+
+    /// Runs the model node by node and shows every node's path with its value, in order; gives the graph outputs. It is for
+    /// finding a wrong layer: a submission and a wait for every node make it slow. The buffers are those of
+    /// [`Session::run`], so a value that shared memory wrongly is seen wrong.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_all(
+        &mut self,
+        inputs: &[Tensor],
+        visit: &mut dyn FnMut(&str, Tensor),
+    ) -> Result<Vec<Tensor>, RuntimeError> {
+        self.check(inputs)?;
+        let largest = self.program.steps.iter().map(|s| byte_count(&s.shape)).max().unwrap_or(4);
+        let staging = self.gpu.guard("making room for every layer", || {
+            self.upload(inputs);
+            staging(&self.gpu, largest)
+        })?;
+        for (step, launches) in self.program.steps.iter().zip(&self.launches) {
+            let doing = format!("running node `{}`", step.node);
+            self.gpu.guard(&doing, || {
+                let mut encoder = self.encoder();
+                self.encode(&mut encoder, launches.iter());
+                let source = &self.buffers[step.buffer];
+                encoder.copy_buffer_to_buffer(source, 0, &staging, 0, byte_count(&step.shape));
+                self.gpu.queue().submit([encoder.finish()]);
+            })?;
+            let data = self.gpu.read(&staging, byte_count(&step.shape), &doing)?;
+            visit(&step.node, Tensor::new(step.shape.clone(), data));
+        }
+        let doing = "reading the outputs";
+        self.gpu.guard(doing, || {
+            let mut encoder = self.encoder();
+            self.copy_outputs(&mut encoder);
+            self.gpu.queue().submit([encoder.finish()]);
+        })?;
+        self.outputs(doing)
+    }
+
+    /// The program that the session carries out, without its weights.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    fn check(&self, inputs: &[Tensor]) -> Result<(), RuntimeError> {
+        let names = self.program.inputs.iter().map(|port| port.name.as_str());
+        check_inputs(names.zip(&self.input_shapes), inputs, Some(self.program.batch)).map(|_| ())
+    }
+
+    fn upload(&self, inputs: &[Tensor]) {
+        for (port, tensor) in self.program.inputs.iter().zip(inputs) {
+            self.gpu.queue().write_buffer(&self.buffers[port.buffer], 0, bytemuck::cast_slice(&tensor.data));
+        }
+    }
+
+    fn encoder(&self) -> wgpu::CommandEncoder {
+        self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
+    }
+
+    fn encode<'a>(&self, encoder: &mut wgpu::CommandEncoder, launches: impl Iterator<Item = &'a Launch>) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for launch in launches {
+            let [x, y] = launch.workgroups;
+            pass.set_pipeline(&launch.pipeline);
+            pass.set_bind_group(0, &launch.bindings, &[]);
+            pass.dispatch_workgroups(x, y, 1);
+        }
+    }
+
+    fn copy_outputs(&self, encoder: &mut wgpu::CommandEncoder) {
+        let mut at = 0;
+        for port in &self.program.outputs {
+            let bytes = byte_count(&port.shape);
+            encoder.copy_buffer_to_buffer(&self.buffers[port.buffer], 0, &self.staging, at, bytes);
+            at += bytes;
+        }
+    }
+
+    fn outputs(&self, doing: &str) -> Result<Vec<Tensor>, RuntimeError> {
+        let floats = self.gpu.read(&self.staging, output_bytes(&self.program.outputs), doing)?;
+        let mut rest = floats.as_slice();
+        let take = |port: &Port| {
+            let (head, tail) = rest.split_at(port.shape.iter().product());
+            rest = tail;
+            Tensor::new(port.shape.clone(), head.to_vec())
+        };
+        Ok(self.program.outputs.iter().map(take).collect())
+    }
+}
+
+/// Makes buffers and bindings, and uploads weights and sizes.
+fn load(
+    gpu: &Gpu,
+    program: &Program,
+    pipelines: Vec<wgpu::ComputePipeline>,
+) -> (Vec<wgpu::Buffer>, Vec<Vec<Launch>>, wgpu::Buffer) {
+    use wgpu::BufferUsages as Usage;
+    let make = |label: &str, size: u64, usage| {
+        gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage: usage | Usage::COPY_DST,
+            mapped_at_creation: false,
+        })
+    };
+    let buffers: Vec<_> =
+        program.buffers.iter().map(|&bytes| make("values", bytes, Usage::STORAGE | Usage::COPY_SRC)).collect();
+    let weights = make("weights", 4 * program.weights.len().max(4) as u64, Usage::STORAGE);
+    gpu.queue().write_buffer(&weights, 0, bytemuck::cast_slice(&program.weights));
+    let sizes: Vec<u32> = program.dispatches().flat_map(padded_sizes).collect();
+    let uniform = make("sizes", 4 * sizes.len().max(4) as u64, Usage::UNIFORM);
+    gpu.queue().write_buffer(&uniform, 0, bytemuck::cast_slice(&sizes));
+    let mut pipelines = pipelines.into_iter();
+    let mut at = 0;
+    let mut launch = |dispatch: &Dispatch| {
+        let pipeline = pipelines.next().expect("a pipeline for each dispatch");
+        let bindings = bind(gpu, dispatch, (&uniform, at), &weights, &buffers);
+        at += padded_sizes(dispatch).len() as u64 * 4;
+        Launch { pipeline, bindings, workgroups: dispatch.workgroups }
+    };
+    let step = |step: &Step| step.dispatches.iter().map(&mut launch).collect();
+    let launches = program.steps.iter().map(step).collect();
+    // Uploads wait for the next submission; an empty one sends them now.
+    gpu.queue().submit([]);
+    (buffers, launches, staging(gpu, output_bytes(&program.outputs)))
+}
+
+fn bind(
+    gpu: &Gpu,
+    dispatch: &Dispatch,
+    (uniform, at): (&wgpu::Buffer, u64),
+    weights: &wgpu::Buffer,
+    buffers: &[wgpu::Buffer],
+) -> wgpu::BindGroup {
+    let part = |buffer, offset, bytes: u64| {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
+    };
+    let source = |source: &Source| match *source {
+        Source::Buffer(index) => buffers[index].as_entire_binding(),
+        Source::Weights { offset, bytes } => part(weights, offset as u64, bytes as u64),
+    };
+    let size_bytes = 4 * dispatch.sizes.len().next_multiple_of(4) as u64;
+    let resources = std::iter::once(part(uniform, at, size_bytes))
+        .chain(dispatch.reads.iter().map(source))
+        .chain([buffers[dispatch.write].as_entire_binding()]);
+    let entries: Vec<_> =
+        resources.zip(0..).map(|(resource, binding)| wgpu::BindGroupEntry { binding, resource }).collect();
+    gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some(dispatch.kernel.file()),
+        layout: gpu.layout(dispatch.kernel.reads()),
+        entries: &entries,
+    })
+}
+
+/// The sizes of a dispatch, padded so that the next ones start at an allowed offset.
+fn padded_sizes(dispatch: &Dispatch) -> Vec<u32> {
+    let mut sizes = dispatch.sizes.clone();
+    sizes.resize(sizes.len().next_multiple_of(BINDING_ALIGN / 4), 0);
+    sizes
+}
+
+fn staging(gpu: &Gpu, bytes: u64) -> wgpu::Buffer {
+    gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: Some("staging"),
+        size: bytes,
+        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    })
+}
+
+/// Says before anything is made whether the model fits the adapter, and which of its values does not.
+fn check_limits(program: &Program, facts: &AdapterFacts) -> Result<(), RuntimeError> {
+    let (limits, adapter) = (&facts.limits, &facts.name);
+    let check = |what: String, needed: u64, available: u64| match needed > available {
+        true => Err(RuntimeError::Limit { adapter: adapter.clone(), what, needed, available }),
+        false => Ok(()),
+    };
+    let values = program.inputs.iter().map(|port| (&port.name, &port.shape));
+    for (name, shape) in values.chain(program.steps.iter().map(|step| (&step.node, &step.shape))) {
+        let bytes = byte_count(shape).next_multiple_of(16);
+        check(format!("bytes of a bound buffer for value `{name}`"), bytes, limits.max_binding_bytes)?;
+        check(format!("bytes of the buffer for value `{name}`"), bytes, limits.max_buffer_bytes)?;
+    }
+    for step in &program.steps {
+        for source in step.dispatches.iter().flat_map(|d| &d.reads) {
+            if let Source::Weights { bytes, .. } = source {
+                let what = format!("bytes of a bound buffer for the parameters of node `{}`", step.node);
+                check(what, *bytes as u64, limits.max_binding_bytes)?;
+            }
+        }
+    }
+    check("bytes of the buffer for all parameters".into(), 4 * program.weights.len() as u64, limits.max_buffer_bytes)?;
+    check("bytes of the buffer for all outputs".into(), output_bytes(&program.outputs), limits.max_buffer_bytes)
+}
+
+fn byte_count(shape: &[usize]) -> u64 {
+    4 * shape.iter().product::<usize>() as u64
+}
+
+fn output_bytes(outputs: &[Port]) -> u64 {
+    outputs.iter().map(|port| byte_count(&port.shape)).sum()
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
