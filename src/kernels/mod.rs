@@ -127,7 +127,7 @@ pub fn weighted_sum(weights: Tensor<1>, indices: &[usize], xs: Vec<Tensor<4>>) -
 /// `[B, K, C/K, H, W]` transposed to `[B, C/K, K, H, W]`, with K = `groups`: mixes the channels of K blocks.
 pub fn channel_shuffle(x: Tensor<4>, groups: usize) -> Tensor<4> {
     let channels = x.dims()[1];
-    assert!(groups > 0 && channels % groups == 0, "channel_shuffle: {channels} channels in {groups} groups");
+    assert!(groups > 0 && channels.is_multiple_of(groups), "channel_shuffle: {channels} channels in {groups} groups");
     wrap(Dispatch::shuffle(x.into_dispatch(), groups))
 }
 

@@ -43,6 +43,12 @@ struct Scratch {
     spread: Floats,
 }
 
+/// The largest value over the taps, NaN above all, and in the bits of `first` the first tap that has it.
+struct Maxima<S: Simd, const V: usize> {
+    largest: [Vector<S, f32>; V],
+    first: [Vector<S, f32>; V],
+}
+
 /// Whether the number of a tap fits a byte.
 pub fn suits(window: &Window) -> bool {
     window.kernel.iter().product::<usize>() <= 256
@@ -139,30 +145,31 @@ fn maxima_of_plane<S: Simd>(plan: &Forward, source: &[f32], out: &mut [f32], tap
     let offsets = plan.taps.offsets();
     let fits = plan.positions.fit_source(&plan.taps, source.len(), f32::lanes::<S>());
     assert!(fits, "the source covers every position and tap");
-    // SAFETY (of `maxima`): every position plus every offset plus a vector lies in the source, by the assertion.
     let (fours, rest) = plan.positions.wide().as_chunks::<4>();
     for positions in fours {
-        let (largest, first) = unsafe { maxima::<S, 4>(source, positions, offsets) };
+        // SAFETY: every position plus every offset plus a vector lies in the source, by the assertion.
+        let Maxima { largest, first } = unsafe { maxima::<S, 4>(source, positions, offsets) };
         for v in 0..4 {
             store(out, positions[v].target, largest[v]);
             store(taps, positions[v].target, first[v]);
         }
     }
     for &position in rest {
-        let ([largest], [first]) = unsafe { maxima::<S, 1>(source, &[position], offsets) };
+        // SAFETY: as above.
+        let Maxima { largest: [largest], first: [first] } = unsafe { maxima::<S, 1>(source, &[position], offsets) };
         store(out, position.target, largest);
         store(taps, position.target, first);
     }
     for &position in plan.positions.short() {
-        let ([largest], [first]) = unsafe { maxima::<S, 1>(source, &[position], offsets) };
+        // SAFETY: as above.
+        let Maxima { largest: [largest], first: [first] } = unsafe { maxima::<S, 1>(source, &[position], offsets) };
         let row = position.target..position.target + plan.positions.short_width();
         store_partial(&mut out[row.clone()], largest);
         store_partial(&mut taps[row], first);
     }
 }
 
-/// For each position the largest value over the taps and, in the bits of the second answer, the first tap that has it; NaN is
-/// largest. Several positions at once, because each waits for its own last comparison.
+/// [`Maxima`] of several positions at once, because each waits for its own last comparison.
 ///
 /// # Safety
 /// Every position plus every offset plus a vector lies in `source`.
@@ -171,7 +178,7 @@ unsafe fn maxima<S: Simd, const V: usize>(
     source: &[f32],
     positions: &[Position; V],
     offsets: &[usize],
-) -> ([Vector<S, f32>; V], [Vector<S, f32>; V]) {
+) -> Maxima<S, V> {
     let mut largest = [splat::<S>(f32::NEG_INFINITY); V];
     let mut first = [splat::<S>(0.0); V];
     for (tap, &offset) in (0u32..).zip(offsets) {
@@ -183,7 +190,7 @@ unsafe fn maxima<S: Simd, const V: usize>(
             largest[v] = takes(value, largest[v]).select(value, largest[v]);
         }
     }
-    (largest, first)
+    Maxima { largest, first }
 }
 
 /// Where `value` replaces the largest so far.

@@ -177,7 +177,7 @@ impl AllocationController for Held {
     }
 
     unsafe fn memory_mut(&mut self, _: AccessPolicy) -> Result<&mut [MaybeUninit<u8>], AccessError> {
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut *self.0);
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.0);
         let pointer = std::ptr::from_mut(bytes) as *mut [MaybeUninit<u8>];
         // SAFETY: the same bytes under the same borrow; the caller promises to write initialised bytes only, and every bit
         // pattern is a float.

@@ -3,6 +3,10 @@
 //! Takes and gives CPU tensors. There is no im2col: planes are read in place, or copied once with their padding to a scratch
 //! that stays in cache, and `tiles` walks over them at the positions and offsets `geometry` has worked out. Depthwise
 //! convolutions are those with one plane a group, pointwise ones those with one tap a plane.
+#![allow(
+    clippy::too_many_arguments,
+    reason = "the slices of a vectorised loop are arguments: a struct of borrows would only move the list"
+)]
 mod backward;
 mod columns;
 pub mod geometry;

@@ -50,7 +50,7 @@ impl Positions {
                 short.push(at(0));
             } else {
                 disjoint.extend((0..width / lanes).map(|i| at(i * lanes)));
-                if width % lanes > 0 {
+                if !width.is_multiple_of(lanes) {
                     overlapping.push(at(width - lanes));
                 }
             }

@@ -53,7 +53,6 @@ pub fn outputs<S: Simd>(
     let outs = packed.len() / offsets.len();
     assert!(positions.fit_source(taps, source.len(), lanes), "the source covers every position and tap");
     assert!(positions.fit_target((target.len() + plane) - outs * plane), "the target covers every position");
-    // SAFETY (of the tiles below): every position plus every offset plus a vector lies in the source, by the first assertion.
     let strip = (STRIP / (offsets.len() * lanes)).next_multiple_of(8).max(8);
     for wide in positions.wide().chunks(strip) {
         for first in (0..outs).step_by(BLOCK) {
@@ -104,7 +103,6 @@ pub fn weights<S: Simd>(
     let outs = sums.len() / offsets.len();
     assert!(positions.fit_source(taps, source.len(), lanes), "the source covers every position and tap");
     assert!(positions.fit_target(gradient.len() - (outs - 1) * plane), "the gradient covers every position");
-    // SAFETY (of the tiles below): by these assertions every vector they load lies in its slice.
     for first in (0..outs).step_by(BLOCK) {
         let count = BLOCK.min(outs - first);
         let gradient = &gradient[first * plane..];
