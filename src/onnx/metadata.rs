@@ -12,7 +12,7 @@
 //! | `classes` | JSON list of class names, in the order of the outputs |
 //! | `mean`, `std` | JSON lists of three numbers: the network reads `(x - mean) / std` of pixels `x` in 0 to 1 |
 //! | `input_size` | JSON list: height, width |
-//! | `resize` | the shorter side to scale an image to before the centre is cut out; absent: scale to `input_size` |
+//! | `resize` | JSON list: the height and width that the scaled image covers before its middle of `input_size` is cut out; absent: `input_size` |
 //! | `genotype` | the genotype in YAML |
 //! | `dataset`, `top1`, `seed`, `license`, `producer` | name, accuracy in 0 to 1 on the test images, number, licence, program and version |
 
@@ -31,9 +31,9 @@ pub struct ModelInfo {
     pub std: [f32; 3],
     /// Height and width of the input in pixels.
     pub input_size: [usize; 2],
-    /// The shorter side, in pixels, that an image is scaled to before its centre of `input_size` is cut out. `None`: the
-    /// whole image is scaled to `input_size`.
-    pub resize: Option<usize>,
+    /// Height and width, in pixels, that an image just covers once it is scaled (bilinear, antialiased, shape kept); then the
+    /// middle of `input_size` is cut out. `None`: the same as `input_size`.
+    pub resize: Option<[usize; 2]>,
     /// The genotype in YAML.
     pub genotype: Option<String>,
     /// The data set it was trained on.
@@ -53,7 +53,7 @@ impl ModelInfo {
     pub fn to_metadata(&self) -> Vec<(String, String)> {
         let json = |value: Value| value.to_string();
         let floats = |x: [f32; 3]| format!("[{},{},{}]", x[0], x[1], x[2]);
-        let [height, width] = self.input_size;
+        let pair = |[height, width]: [usize; 2]| format!("[{height},{width}]");
         let pairs = [
             ("Image.BitmapPixelFormat", Some("Rgb8".into())),
             ("Image.ColorSpaceGamma", Some("SRGB".into())),
@@ -61,8 +61,8 @@ impl ModelInfo {
             ("classes", Some(json(self.classes.as_slice().into()))),
             ("mean", Some(floats(self.mean))),
             ("std", Some(floats(self.std))),
-            ("input_size", Some(format!("[{height},{width}]"))),
-            ("resize", self.resize.map(|n| n.to_string())),
+            ("input_size", Some(pair(self.input_size))),
+            ("resize", self.resize.map(pair)),
             ("dataset", self.dataset.clone()),
             ("top1", self.top1.map(|x| x.to_string())),
             ("seed", self.seed.map(|n| n.to_string())),
@@ -86,16 +86,17 @@ impl ModelInfo {
             let why = "it is missing; the model was not exported by this program, or other tools dropped its metadata";
             text(key).ok_or_else(|| error(key, why.into()))
         };
+        let input_size = parse("input_size", need("input_size")?, "a JSON list of two sizes above 0", size)?;
         Ok(Self {
             classes: parse("classes", need("classes")?, "a JSON list of names", |s| serde_json::from_str(s).ok())?,
-            mean: parse("mean", need("mean")?, "a JSON list of three numbers", |s| finite(s))?,
+            mean: parse("mean", need("mean")?, "a JSON list of three numbers", finite)?,
             std: parse("std", need("std")?, "a JSON list of three numbers above 0", |s| {
                 finite(s).filter(|std| std.iter().all(|x| *x > 0.0))
             })?,
-            input_size: parse("input_size", need("input_size")?, "a JSON list of two sizes above 0", |s| {
-                serde_json::from_str(s).ok().filter(|size: &[usize; 2]| !size.contains(&0))
+            input_size,
+            resize: optional("resize", text("resize"), "a JSON list of two sizes, none below `input_size`", |s| {
+                size(s).filter(|[h, w]| *h >= input_size[0] && *w >= input_size[1])
             })?,
-            resize: optional("resize", text("resize"), "a size above 0", |s| s.parse().ok().filter(|n| *n > 0))?,
             genotype: text("genotype").map(Into::into),
             dataset: text("dataset").map(Into::into),
             top1: optional("top1", text("top1"), "a number from 0 to 1", |s| {
@@ -119,6 +120,11 @@ impl ModelInfo {
 
 fn finite(text: &str) -> Option<[f32; 3]> {
     serde_json::from_str(text).ok().filter(|x: &[f32; 3]| x.iter().all(|x| x.is_finite()))
+}
+
+/// Height and width.
+fn size(text: &str) -> Option<[usize; 2]> {
+    serde_json::from_str(text).ok().filter(|size: &[usize; 2]| !size.contains(&0))
 }
 
 fn optional<T>(
@@ -151,7 +157,7 @@ mod tests {
             mean: [0.4914, 0.4822, 0.4465],
             std: [0.247, 0.2435, 0.2616],
             input_size: [32, 40],
-            resize: Some(36),
+            resize: Some([36, 45]),
             genotype: Some("normal:\n- [sep_conv_3x3, 0]\n".into()),
             dataset: Some("cifar10".into()),
             top1: Some(0.9741),
@@ -180,6 +186,7 @@ mod tests {
         check("mean", Some("[0.4914,0.4822,0.4465]"));
         check("classes", Some("[\"cat\",\"a \\\"quoted\\\" dog, \u{e9}\"]"));
         check("input_size", Some("[32,40]"));
+        check("resize", Some("[36,45]"));
         check("seed", Some("18446744073709551615"));
     }
 
@@ -210,7 +217,8 @@ mod tests {
         check("std", Some("[1,0,1]"), "above 0");
         check("input_size", Some("[0,32]"), "above 0");
         check("input_size", Some("[-1,32]"), "above 0");
-        check("resize", Some("big"), "a size above 0");
+        check("resize", Some("256"), "a JSON list of two sizes");
+        check("resize", Some("[31,40]"), "none below `input_size`");
         check("top1", Some("97.4"), "from 0 to 1");
         check("seed", Some("-1"), "a whole number");
         check("Image.BitmapPixelFormat", Some("Bgr8"), "only Rgb8");

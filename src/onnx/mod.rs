@@ -1,7 +1,7 @@
 //! ONNX files: the graph IR written as one, one read as graph IR, and what travels with it.
 //!
-//! Takes [`Verified`](crate::ir::Verified) models and gives bytes ([`write`]), takes bytes and gives a
-//! [`Model`](crate::ir::Model) to verify ([`read`]); [`ModelInfo`] is the meaning of the metadata. Touches no files: reading
+//! Takes [`Verified`](crate::ir::Verified) models and gives bytes ([`write()`]), takes bytes and gives a
+//! [`Model`](crate::ir::Model) to verify ([`read()`]); [`ModelInfo`] is the meaning of the metadata. Touches no files: reading
 //! and writing them is left to the caller.
 //!
 //! The two directions fit each other: a file written here, read and written again is the same, byte for byte.

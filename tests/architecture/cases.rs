@@ -70,15 +70,16 @@ fn test_code_may_look_further_left_and_never_right() {
 
 #[test]
 fn a_test_module_in_a_file_of_its_own_is_test_code() {
-    let file = |name: &str, text: &str| (name.to_owned(), text.to_owned());
-    let files =
-        [file("src/ir/mod.rs", "#[cfg(test)] mod tests; mod op;"), file("src/ir/op.rs", "#[cfg(test)] mod cases;")];
-    let tests = test_files(&files);
-    assert!(
-        tests.contains(&"src/ir/tests.rs".to_owned()) && tests.contains(&"src/ir/op/cases.rs".to_owned()),
-        "{tests:?}"
-    );
-    assert!(!tests.iter().any(|t| t.starts_with("src/ir/op.rs") || t.starts_with("src/ir/op/mod")), "{tests:?}");
+    let files = [
+        ("src/ir/mod.rs", "#[cfg(test)] mod tests; mod op; mod testsuite;"),
+        ("src/ir/op.rs", "#[cfg(test)] mod cases;"),
+        ("src/ir/op/cases.rs", ""),
+        ("src/ir/tests/mod.rs", "mod inner;"),
+        ("src/ir/tests/inner.rs", ""),
+        ("src/ir/testsuite.rs", ""),
+    ];
+    let files = files.map(|(name, text)| (name.to_owned(), text.to_owned()));
+    assert_eq!(test_files(&files), ["src/ir/op/cases.rs", "src/ir/tests/mod.rs", "src/ir/tests/inner.rs"]);
     let text = "//! Tests.\nfn f() { x.unwrap() }\n";
     assert_eq!((check("src/ir/tests.rs", text, true).len(), check("src/ir/tests.rs", text, false).len()), (0, 1));
 }

@@ -66,20 +66,22 @@ pub fn check(file: &str, text: &str, is_test: bool) -> Vec<Finding> {
     findings
 }
 
-/// The files that are test code because their parent declares them under `#[cfg(test)]`.
+/// The files that are test code because a parent declares them, or the module they lie in, under `#[cfg(test)]`.
 pub fn test_files(files: &[(String, String)]) -> Vec<String> {
-    let mut out = Vec::new();
+    let mut modules = Vec::new();
     for (name, text) in files.iter().filter(|(name, _)| name.starts_with("src/") && name.ends_with(".rs")) {
         let folder = name.strip_suffix("/mod.rs").or(name.strip_suffix(".rs")).expect("filtered by its ending");
         let folder = if matches!(folder, "src/lib" | "src/main") { "src" } else { folder };
         for (module, test, own_file) in scan::modules(&scan::tokens(text).unwrap_or_default()) {
             if test && own_file {
-                out.push(format!("{folder}/{module}.rs"));
-                out.push(format!("{folder}/{module}/mod.rs"));
+                modules.push(format!("{folder}/{module}"));
             }
         }
     }
-    out
+    let within = |name: &str| {
+        modules.iter().any(|m| name.strip_prefix(m.as_str()).is_some_and(|rest| rest == ".rs" || rest.starts_with('/')))
+    };
+    files.iter().filter(|(name, _)| within(name)).map(|(name, _)| name.clone()).collect()
 }
 
 /// `train/fit.rs` and `train/fit/mod.rs` are `["train", "fit"]`, `lib.rs` is the root.

@@ -52,6 +52,9 @@ pub fn read(bytes: &[u8], name: &str) -> Result<Model, OnnxError> {
     reader.inputs(graph)?;
     reader.nodes()?;
     reader.outputs(graph)?;
+    if graph.output.is_empty() || reader.values.is_empty() {
+        return Err(file::error(name, "the graph must have an input that is no constant, and an output"));
+    }
     reader.finish(name, graph, &file)
 }
 
@@ -136,7 +139,11 @@ impl<'a> Reader<'a> {
     }
 
     fn outputs(&mut self, graph: &'a GraphProto) -> Result<(), OnnxError> {
+        let mut seen = HashSet::new();
         for output in &graph.output {
+            if !seen.insert(&output.name) {
+                return Err(value_error(&output.name, "two outputs have this name"));
+            }
             let Some(&value) = self.values.get(output.name.as_str()) else {
                 let constant = self.constants.contains(&output.name);
                 let why = if constant { "an output that is a constant is not supported" } else { "no node makes it" };

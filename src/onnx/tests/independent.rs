@@ -1,5 +1,7 @@
 //! Files written here, parsed by a protobuf library and a schema that are not ours.
 
+#![cfg(test)]
+
 use std::collections::{HashMap, HashSet};
 
 use onnx_protobuf::attribute_proto::AttributeType;

@@ -1,5 +1,7 @@
 //! Written, read, written again.
 
+#![cfg(test)]
+
 use super::sample;
 use crate::ir::{Builder, Dim, Init, Model, Op, Role, Shape, Window, verify};
 use crate::onnx::{OnnxError, WriteOptions, read, write};

@@ -1,0 +1,69 @@
+//! SGD with momentum, weight decay and clipping by the global norm, as PyTorch computes them.
+//!
+//! Takes gradients as a pass leaves them; changes the parameters of a [`GraphModule`]. Schedules are in `schedule`.
+
+use burn::tensor::Tensor;
+
+use super::TrainError;
+use super::module::{GraphModule, download};
+
+/// The optimiser's settings and its momentum buffers, one per parameter of the module.
+#[derive(Debug)]
+pub struct Sgd {
+    momentum: f64,
+    weight_decay: f64,
+    clip: Option<f64>,
+    buffers: Vec<Option<Tensor<1>>>,
+}
+
+impl Sgd {
+    /// No momentum yet. `clip` is the largest global norm of a gradient.
+    pub fn new(momentum: f64, weight_decay: f64, clip: Option<f64>) -> Self {
+        Self { momentum, weight_decay, clip, buffers: Vec::new() }
+    }
+
+    /// One step with learning rate `lr`: g = clip(g) + weight_decay p; buffer = momentum buffer + g; p = p - lr buffer.
+    /// Gives the gradient's global norm before clipping.
+    ///
+    /// # Errors
+    /// When the norm cannot be read from the device, or is not a finite number.
+    pub fn step(
+        &mut self,
+        module: &mut GraphModule,
+        gradients: Vec<Option<Tensor<1>>>,
+        lr: f64,
+    ) -> Result<f64, TrainError> {
+        let norm = global_norm(&gradients)?;
+        if !norm.is_finite() {
+            return Err(TrainError::Diverged { what: format!("the gradient's norm is {norm}") });
+        }
+        // PyTorch's clip_grad_norm_: the factor is max / (norm + 1e-6), at most 1.
+        let factor = self.clip.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
+        self.buffers.resize(gradients.len(), None);
+        for (id, param) in module.trainable() {
+            let Some(gradient) = gradients[id.index()].clone() else { continue };
+            let gradient = if factor < 1.0 { gradient * factor } else { gradient };
+            let gradient = gradient + param.clone() * self.weight_decay;
+            let buffer = match self.buffers[id.index()].take() {
+                Some(buffer) => buffer * self.momentum + gradient,
+                None => gradient,
+            };
+            *param = param.clone() - buffer.clone() * lr;
+            self.buffers[id.index()] = Some(buffer);
+        }
+        Ok(norm)
+    }
+}
+
+/// The Euclidean norm over all gradients.
+///
+/// # Errors
+/// When it cannot be read from the device.
+pub fn global_norm(gradients: &[Option<Tensor<1>>]) -> Result<f64, TrainError> {
+    let squares: Vec<Tensor<1>> = gradients.iter().flatten().map(|g| g.clone().square().sum()).collect();
+    if squares.is_empty() {
+        return Ok(0.0);
+    }
+    let sums = download(Tensor::cat(squares, 0))?;
+    Ok(sums.iter().map(|&s| f64::from(s)).sum::<f64>().sqrt())
+}
