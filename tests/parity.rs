@@ -1,4 +1,5 @@
-//! The numbers of the PyTorch reference: logits, losses and gradients of the static networks and the supernet.
+//! The numbers of the PyTorch reference: logits, losses and gradients of the static networks and the supernet, on the
+//! device that IDARTS_TEST_DEVICE names (default: cpu).
 #![cfg(feature = "train")]
 
 mod common;
@@ -6,7 +7,7 @@ mod common;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use idarts_compile::genotype::Genotype;
 use idarts_compile::ir::{self, Model, Verified, verify};
 use idarts_compile::lower::{Cells, Network, SearchSpace, Stem, lower};
@@ -44,13 +45,13 @@ fn parity_of_the_imagenet_supernet() {
 }
 
 fn check_static(file: &str, stem: Stem, cells: usize, classes: usize, genotype: &str) {
-    let Some(fixture) = Fixture::open(file) else { return };
+    let (Some(fixture), Some(device)) = (Fixture::open(file), common::device("cpu")) else { return };
     let images = &fixture.tensors["images"];
     let network =
         Network { stem, channels: 8, cells, classes, image: [images.shape[2], images.shape[3]], auxiliary: true };
     let genotype = Genotype::shipped(genotype).expect("shipped");
     let model = fixture.model(lower(&network, Cells::Fixed(&genotype)).unwrap());
-    let module = GraphModule::new(&model, &Device::flex());
+    let module = GraphModule::new(&model, &device);
     let labels = fixture.labels("labels");
 
     let pass = module.forward(vec![fixture.images(&module, "images")], Mode::Eval).unwrap();
@@ -69,13 +70,13 @@ fn check_static(file: &str, stem: Stem, cells: usize, classes: usize, genotype: 
 }
 
 fn check_supernet(file: &str, stem: Stem, partial_channels: usize, classes: usize) {
-    let Some(fixture) = Fixture::open(file) else { return };
+    let (Some(fixture), Some(device)) = (Fixture::open(file), common::device("cpu")) else { return };
     let images = &fixture.tensors["valid/images"];
     let image = [images.shape[2], images.shape[3]];
     let network = Network { stem, channels: 16, cells: 8, classes, image, auxiliary: false };
     let space = SearchSpace::pc_darts(partial_channels);
     let model = fixture.model(lower(&network, Cells::Search(&space)).unwrap());
-    let module = GraphModule::new(&model, &Device::flex());
+    let module = GraphModule::new(&model, &device);
     let pass = |part: &str, weights: bool| {
         let raw: Vec<Tensor<1>> = ["alphas_normal", "alphas_reduce", "betas_normal", "betas_reduce"]
             .iter()
