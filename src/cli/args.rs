@@ -5,9 +5,12 @@
 
 use clap::{Args, Parser, Subcommand};
 
+use super::bench::BenchArgs;
 use super::convert::ConvertArgs;
 use super::devices::DevicesArgs;
 use super::inspect::InspectArgs;
+use super::run::RunArgs;
+use super::validate::ValidateArgs;
 
 /// Search CNN architectures by IDARTS, compile them to static networks, retrain, export verified ONNX.
 ///
@@ -24,7 +27,10 @@ pub struct Arguments {
 /// What can be done.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Validate(ValidateArgs),
+    Run(RunArgs),
     Inspect(InspectArgs),
+    Bench(BenchArgs),
     Convert(ConvertArgs),
     Devices(DevicesArgs),
 }

@@ -14,11 +14,17 @@
 mod args;
 #[cfg(feature = "train")]
 pub mod args_train;
+mod bench;
+mod bench_infer;
 mod convert;
 mod devices;
 mod inspect;
 mod load;
 mod progress;
+mod run;
+mod tensors;
+mod validate;
+mod validation;
 
 use std::process::ExitCode;
 
@@ -63,7 +69,10 @@ fn start(arguments: &Arguments, console: &Console) -> Result<Verdict> {
         set_threads(threads)?;
     }
     match &arguments.command {
+        Command::Validate(args) => validate::run(args, console),
+        Command::Run(args) => run::run(args, console),
         Command::Inspect(args) => inspect::run(args, console),
+        Command::Bench(args) => bench::run(args, console),
         Command::Convert(args) => convert::run(args, console),
         Command::Devices(args) => devices::run(args, console),
     }

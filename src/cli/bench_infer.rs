@@ -1,0 +1,134 @@
+//! `bench infer`: how fast a model runs through the shaders.
+//!
+//! Takes an ONNX file and random inputs; prints the time to load and compile, of the first run and of the runs after it. A run
+//! uploads the inputs and reads the outputs back.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::args::above_zero;
+use super::bench::quantile;
+use super::progress::Console;
+use super::tensors::random_inputs;
+use super::validation::rows_of;
+use super::{Verdict, load};
+use crate::passes::{RUNTIME, apply};
+use crate::runtime::{AdapterChoice, BackendName, Gpu, Session};
+
+/// Time an ONNX model on a GPU adapter
+#[derive(Debug, Args)]
+pub struct InferArgs {
+    /// ONNX model
+    #[arg(value_name = "MODEL.onnx")]
+    model: PathBuf,
+    /// Images in a run; 1 if absent and the model has no static batch
+    #[arg(long, value_name = "N", value_parser = above_zero)]
+    batch: Option<usize>,
+    /// Runs to measure after the first
+    #[arg(long, value_name = "N", value_parser = above_zero, default_value_t = 50)]
+    steps: usize,
+    /// Adapter to run on: [vulkan:|gl:|metal:|dx12:]NAME or an index as `devices` prints them; the best one if absent
+    #[arg(long, value_name = "ADAPTER")]
+    adapter: Option<AdapterChoice>,
+    /// Seed of the inputs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Serialize)]
+struct Timings {
+    adapter: String,
+    backend: BackendName,
+    /// To read the file, apply the passes, choose kernels and upload the weights.
+    load_ms: f64,
+    /// To compile the pipelines.
+    compile_ms: f64,
+    first_ms: f64,
+    median_ms: f64,
+    p95_ms: f64,
+    batch: usize,
+    steps: usize,
+    dispatches: usize,
+    buffer_mib: f64,
+    weight_mib: f64,
+    images_per_s: f64,
+}
+
+pub fn run(args: &InferArgs, console: &Console) -> Result<Verdict> {
+    // Opening the device is the driver's time, not the model's.
+    let gpu = Gpu::open(&args.adapter.clone().unwrap_or_default())?;
+    let start = Instant::now();
+    let model = load::model(&args.model)?;
+    let batch = rows_of(&model, args.batch, 1)?;
+    let (model, _) = apply(RUNTIME, model)?;
+    let mut session = Session::on(&gpu, &model, batch)?;
+    let ready_ms = milliseconds(start);
+
+    let inputs = random_inputs(&model.graph, batch, args.seed, 0);
+    let mut time = || -> Result<f64> {
+        let start = Instant::now();
+        session.run(&inputs)?;
+        Ok(milliseconds(start))
+    };
+    let first_ms = time()?;
+    let bar = console.bar(args.steps as u64, "runs");
+    let mut runs = Vec::with_capacity(args.steps);
+    for _ in 0..args.steps {
+        let run_ms = time()?;
+        runs.push(run_ms);
+        bar.note(format_args!("{run_ms:.1} ms"));
+        bar.advance(1);
+    }
+    drop(bar);
+    runs.sort_by(f64::total_cmp);
+
+    let facts = session.facts();
+    let median_ms = quantile(&runs, 0.5);
+    let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+    let timings = Timings {
+        adapter: facts.adapter.name.clone(),
+        backend: facts.adapter.backend,
+        load_ms: ready_ms - facts.compile_ms,
+        compile_ms: facts.compile_ms,
+        first_ms,
+        median_ms,
+        p95_ms: quantile(&runs, 0.95),
+        batch,
+        steps: args.steps,
+        dispatches: facts.dispatches,
+        buffer_mib: mib(facts.buffer_bytes),
+        weight_mib: mib(facts.weight_bytes),
+        images_per_s: 1e3 * batch as f64 / median_ms,
+    };
+    console.result(&timings, text)?;
+    Ok(Verdict::Right)
+}
+
+fn milliseconds(start: Instant) -> f64 {
+    1e3 * start.elapsed().as_secs_f64()
+}
+
+fn text(t: &Timings) -> String {
+    format!(
+        "{} ({}), batch {}, {} dispatches\n  load {:.1} ms, compile {:.1} ms, first run {:.2} ms\n  \
+         {} runs: median {:.2} ms, 95 % within {:.2} ms, {:.1} images a second\n  \
+         memory: buffers {:.2} MiB, weights {:.2} MiB",
+        t.adapter,
+        t.backend,
+        t.batch,
+        t.dispatches,
+        t.load_ms,
+        t.compile_ms,
+        t.first_ms,
+        t.steps,
+        t.median_ms,
+        t.p95_ms,
+        t.images_per_s,
+        t.buffer_mib,
+        t.weight_mib
+    )
+}

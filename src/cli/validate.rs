@@ -1,0 +1,174 @@
+//! `validate`: whether the shaders compute what the model means.
+//!
+//! Takes an ONNX file and, as the user chooses, inputs with expected outputs, a data set, or nothing (then random inputs);
+//! prints the comparison and answers with status 1 if it is not within the tolerance.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use super::args::{above_zero, not_negative};
+use super::progress::Console;
+use super::tensors::TensorFile;
+use super::validation::{Feed, LabelledImages, Request, ValidationReport, validate_model};
+use super::{Verdict, load};
+use crate::data::Dataset;
+use crate::ir::{Graph, Model, Tensor};
+use crate::runtime::{AdapterChoice, Comparison, Tolerance};
+
+/// Layers that are printed without -v.
+const LAYERS_SHOWN: usize = 10;
+
+/// Run an ONNX model through the shaders and compare with the CPU reference, given outputs, accuracy on data
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// ONNX model
+    #[arg(value_name = "MODEL.onnx")]
+    model: PathBuf,
+    /// safetensors file with the inputs (`images`, or the names of the model's inputs); random inputs if absent. If it has
+    /// the outputs too (`logits`, or the names of the model's outputs), they are expected
+    #[arg(long, value_name = "FILE")]
+    inputs: Option<PathBuf>,
+    /// safetensors file with the expected outputs (`logits`, or the names of the model's outputs)
+    #[arg(long, value_name = "FILE", requires = "inputs")]
+    expect: Option<PathBuf>,
+    /// Use the test images of this data set, and report the accuracy on them
+    #[arg(long, value_name = "DIR", conflicts_with = "inputs")]
+    data: Option<PathBuf>,
+    /// Adapter to run on: [vulkan:|gl:|metal:|dx12:]NAME or an index as `devices` prints them; the best one if absent
+    #[arg(long, value_name = "ADAPTER")]
+    adapter: Option<AdapterChoice>,
+    /// Images in a run
+    #[arg(long, value_name = "N", value_parser = above_zero)]
+    batch: Option<usize>,
+    /// Samples: random ones (8), or test images, class-balanced (all)
+    #[arg(long, value_name = "N", value_parser = above_zero, conflicts_with = "inputs")]
+    samples: Option<usize>,
+    /// Samples that the CPU reference, which is slow, runs too
+    #[arg(long, value_name = "N", value_parser = above_zero, default_value_t = 256)]
+    reference_samples: usize,
+    /// Seed of random inputs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Allowed difference relative to the expected value
+    #[arg(long, value_name = "X", value_parser = not_negative, default_value_t = Tolerance::default().rtol)]
+    rtol: f64,
+    /// Allowed absolute difference
+    #[arg(long, value_name = "X", value_parser = not_negative, default_value_t = Tolerance::default().atol)]
+    atol: f64,
+    /// Compare every layer, too (if the outputs do not agree, that is done anyway)
+    #[arg(long)]
+    layers: bool,
+}
+
+pub fn run(args: &ValidateArgs, console: &Console) -> Result<Verdict> {
+    let model = load::model(&args.model)?;
+    let request = Request {
+        adapter: &args.adapter.clone().unwrap_or_default(),
+        batch: args.batch,
+        tolerance: Tolerance { atol: args.atol, rtol: args.rtol },
+        reference_samples: args.reference_samples,
+        layers: args.layers,
+        feed: feed(args, &model, console)?,
+    };
+    let report = validate_model(&model, &request, console)?;
+    console.result(&report, |r| text(r, console.is_verbose()))?;
+    Ok(if report.ok { Verdict::Right } else { Verdict::Wrong })
+}
+
+fn feed(args: &ValidateArgs, model: &Model, console: &Console) -> Result<Feed> {
+    if let Some(path) = &args.inputs {
+        return given(path, args.expect.as_deref(), &model.graph);
+    }
+    let Some(folder) = &args.data else {
+        return Ok(Feed::Random { samples: args.samples.unwrap_or(8), seed: args.seed });
+    };
+    let info = load::info(model, &args.model)?;
+    let bar = console.bar(0, "images read");
+    let data = Dataset::open_with(folder, Some(&|done, all| bar.set(done as u64, all as u64))).context("--data")?;
+    Ok(Feed::Images(LabelledImages::new(&data.test, &info, args.samples)?))
+}
+
+fn given(inputs: &Path, expect: Option<&Path>, graph: &Graph) -> Result<Feed> {
+    let file = TensorFile::read(inputs).context("--inputs")?;
+    let input_names: Vec<&str> = graph.inputs.iter().map(|v| graph.value(*v).name.as_str()).collect();
+    let output_names: Vec<&str> = graph.outputs.iter().map(|o| o.name.as_str()).collect();
+    let inputs = tensors(&input_names, "images", |names| file.get(names)).context("--inputs")?;
+    let expected = match expect {
+        Some(path) => {
+            let file = TensorFile::read(path).context("--expect")?;
+            Some(tensors(&output_names, "logits", |names| file.get(names)).context("--expect")?)
+        }
+        // Outputs in the file of the inputs are welcome, not needed.
+        None => tensors(&output_names, "logits", |names| file.find(names).context("absent")).ok(),
+    };
+    let rows = |tensors: &[Tensor]| tensors.first().and_then(|t| t.shape.first().copied());
+    if let Some(expected) = &expected
+        && rows(expected) != rows(&inputs)
+    {
+        bail!(
+            "--expect: outputs for {} samples, but there are inputs for {}",
+            rows(expected).unwrap_or(0),
+            rows(&inputs).unwrap_or(0)
+        );
+    }
+    Ok(Feed::Given { inputs, expected })
+}
+
+/// A tensor for each name; a single one may also be called `usual`.
+fn tensors(names: &[&str], usual: &str, get: impl Fn(&[&str]) -> Result<Tensor>) -> Result<Vec<Tensor>> {
+    match names {
+        [only] => Ok(vec![get(&[only, usual])?]),
+        several => several.iter().map(|name| get(&[name])).collect(),
+    }
+}
+
+fn text(r: &ValidationReport, verbose: bool) -> String {
+    let mut out = format!("{} ({}), {} samples in runs of {}\n", r.adapter, r.backend, r.samples, r.batch);
+    let heads = ["compared with", "samples", "max abs", "max rel", "cosine", "argmax"];
+    let _ = writeln!(
+        out,
+        "  {:<16} {:>8} {:>10} {:>10} {:>12} {:>7}",
+        heads[0], heads[1], heads[2], heads[3], heads[4], heads[5]
+    );
+    let mut row = |what: &str, samples: usize, c: &Comparison| {
+        let agreement = c.argmax_agreement.map_or("-".into(), |x| format!("{:.1} %", 100.0 * x));
+        let _ = writeln!(
+            out,
+            "  {what:<16} {samples:>8} {:>10.2e} {:>10.2e} {:>12.9} {agreement:>7}",
+            c.max_abs, c.max_rel, c.cosine
+        );
+    };
+    row("CPU reference", r.reference_samples, &r.reference);
+    if let Some(expected) = &r.expected {
+        row("expected outputs", r.samples, expected);
+    }
+    if let Some(top1) = r.top1 {
+        let _ = write!(out, "  top-1 {:.2} % of {} images", 100.0 * top1, r.samples);
+        let reference =
+            r.reference_top1.map(|x| format!(" (CPU reference: {:.2} % of {})", 100.0 * x, r.reference_samples));
+        let _ = writeln!(out, "{}", reference.unwrap_or_default());
+    }
+    if let Some(layers) = &r.layers {
+        let shown = if verbose { layers.len() } else { LAYERS_SHOWN.min(layers.len()) };
+        let _ = writeln!(out, "  {shown} of {} layers, the worst first:", layers.len());
+        for layer in &layers[..shown] {
+            let c = &layer.comparison;
+            let mark = if c.ok { "" } else { "  beyond the tolerance" };
+            let _ = writeln!(
+                out,
+                "    {:>9.2e} abs {:>9.2e} rel  {} ({}){mark}",
+                c.max_abs, c.max_rel, layer.name, layer.op
+            );
+        }
+    }
+    let rule = format!("{:e} + {:e} * |expected|", r.tolerance.atol, r.tolerance.rtol);
+    let beyond = r.reference.beyond + r.expected.as_ref().map_or(0, |c| c.beyond);
+    let _ = match r.ok {
+        true => writeln!(out, "ok: every output is within {rule}"),
+        false => writeln!(out, "NOT OK: {beyond} output elements are beyond {rule}"),
+    };
+    out
+}
