@@ -1,6 +1,6 @@
 // y = a + b, element by element.
 //
-// Layout      a, b and y have `threads` vec4<f32>; buffers are multiples of 16 bytes, so the last one may be partly unused.
+// Layout      a, b and y have `threads` vec4<f32>; buffers are multiples of 16 bytes, so the last may be partly unused.
 // Bindings    0 sizes, 1 a, 2 b, 3 y.
 // Workgroup   64 threads; a thread makes one vec4. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.

@@ -1,8 +1,8 @@
 // Convolution of any kind: groups, stride, dilation, asymmetric padding, ReLU at both ends.
 //
 // Layout      x [N, groups * cg, h, w] and y [N, groups * mg, oh, ow], float32, row-major.
-//             w: for each group, for each block of 4 output channels, [cg, KH, KW] vec4, one lane an output channel (lanes
-//             beyond mg are zero); from bias_at on one vec4 for each group and block.
+//             w: for each group, for each block of 4 output channels, [cg, KH, KW] vec4, one lane an output channel
+//             (lanes beyond mg are zero); from bias_at on one vec4 for each group and block.
 // Bindings    0 sizes, 1 x, 2 w, 3 y.
 // Workgroup   64 threads; a thread makes 4 output channels x 4 neighbours of one row. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.

@@ -1,7 +1,7 @@
 // Linear layer: y = x W^T + bias.
 //
-// Layout      x [rows, inputs] and y [rows, outputs], float32, row-major. w: [inputs, blocks] vec4, blocks = ceil(outputs / 4),
-//             one lane an output (lanes beyond `outputs` are zero); from bias_at on [blocks] vec4 of bias.
+// Layout      x [rows, inputs] and y [rows, outputs], float32, row-major. w: [inputs, blocks] vec4, one lane an output,
+//             blocks = ceil(outputs / 4) (lanes beyond `outputs` are zero); from bias_at on [blocks] vec4 of bias.
 // Bindings    0 sizes, 1 x, 2 w, 3 y.
 // Workgroup   64 threads; a thread makes 4 outputs of one row. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.

@@ -1,8 +1,8 @@
 // Pointwise convolution (1x1, stride 1, one group) with ReLU at both ends: a matrix product y = W x + bias.
 //
 // Layout      x [N, k, pixels] and y [N, m, pixels], float32, row-major.
-//             w: for each block of 12 output channels [k, 3] vec4, one lane an output channel (lanes beyond m are zero);
-//             from bias_at on 3 vec4 for each block.
+//             w: for each block of 12 output channels [k, 3] vec4, one lane an output channel (lanes beyond m are
+//             zero); from bias_at on 3 vec4 for each block.
 // Bindings    0 sizes, 1 x, 2 w, 3 y. Entry `aligned` moves vec4 and needs pixels to be a multiple of 4; entry `scalar`
 //             takes any number.
 // Workgroup   64 threads; a thread makes 12 output channels x 2 vec4 of pixels in registers, straight from storage. No

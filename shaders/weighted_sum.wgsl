@@ -1,6 +1,6 @@
 // One summand of a weighted sum: y = weights[index] * x, or y += weights[index] * x.
 //
-// Layout      x and y have `threads` vec4<f32>; buffers are multiples of 16 bytes, so the last one may be partly unused.
+// Layout      x and y have `threads` vec4<f32>; buffers are multiples of 16 bytes, so the last may be partly unused.
 //             weights: any number of floats, another value of the graph.
 // Bindings    0 sizes, 1 weights, 2 x, 3 y.
 // Workgroup   64 threads; a thread makes one vec4. No workgroup memory.

@@ -58,6 +58,7 @@ pub const MODULES: &[Module] = &[
 pub const EXTERNAL: &[(&str, &[&str])] = &[
     ("anyhow", &["cli", "main"]),
     ("burn", &["kernels", "train", "search", "cli"]),
+    ("burn_std", &["kernels"]),
     ("bytemuck", &["*"]),
     ("clap", &["cli", "main"]),
     ("gemm", &["kernels"]),

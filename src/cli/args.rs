@@ -6,10 +6,16 @@
 use clap::{Args, Parser, Subcommand};
 
 use super::bench::BenchArgs;
+#[cfg(feature = "train")]
+use super::build::BuildArgs;
 use super::convert::ConvertArgs;
 use super::devices::DevicesArgs;
 use super::inspect::InspectArgs;
+#[cfg(feature = "train")]
+use super::pipeline::PipelineArgs;
 use super::run::RunArgs;
+#[cfg(feature = "train")]
+use super::search::SearchArgs;
 use super::validate::ValidateArgs;
 
 /// Search CNN architectures by IDARTS, compile them to static networks, retrain, export verified ONNX.
@@ -27,6 +33,12 @@ pub struct Arguments {
 /// What can be done.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    #[cfg(feature = "train")]
+    Pipeline(PipelineArgs),
+    #[cfg(feature = "train")]
+    Search(SearchArgs),
+    #[cfg(feature = "train")]
+    Build(BuildArgs),
     Validate(ValidateArgs),
     Run(RunArgs),
     Inspect(InspectArgs),

@@ -4,13 +4,15 @@
 //! `--set`, then the options with names of their own. What the keys mean is left to the configurations.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
+use anyhow::{Result, bail};
 use clap::Args;
 
 use super::args::above_zero;
+use crate::data::Dataset;
 use crate::train::ConfigError;
 use crate::train::config_merge::Layers;
+use crate::train::device::DeviceChoice;
 
 /// What a configuration is made from.
 #[derive(Debug, Clone, Default, Args)]
@@ -57,22 +59,6 @@ pub struct TrainOptions {
     pub device: DeviceChoice,
 }
 
-/// What to train on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The best there is.
-    #[default]
-    Auto,
-    /// The processor.
-    Cpu,
-    /// The N-th CUDA device.
-    Cuda(usize),
-    /// The N-th Vulkan device.
-    Vulkan(usize),
-    /// The N-th Metal device.
-    Metal(usize),
-}
-
 impl TrainOptions {
     /// Lays what was given over `layers`; `threads` is the option of all commands. Options that were not given change nothing.
     ///
@@ -104,21 +90,16 @@ impl TrainOptions {
     }
 }
 
-impl FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, number) = text.split_once(':').map_or((text, None), |(name, number)| (name, Some(number)));
-        let wrong = || format!("`{text}` is no device; write auto, cpu, cuda[:N], vulkan[:N] or metal[:N]");
-        let index = || number.map_or(Ok(0), |n| n.parse().map_err(|_| wrong()));
-        match (name, number) {
-            ("auto", None) => Ok(Self::Auto),
-            ("cpu", None) => Ok(Self::Cpu),
-            ("cuda", _) => Ok(Self::Cuda(index()?)),
-            ("vulkan", _) => Ok(Self::Vulkan(index()?)),
-            ("metal", _) => Ok(Self::Metal(index()?)),
-            _ => Err(wrong()),
+/// Checks that the number of classes asked for is that of the data.
+///
+/// # Errors
+/// Both numbers, if they differ.
+pub fn check_classes(asked: Option<usize>, data: &Dataset) -> Result<()> {
+    match asked {
+        Some(classes) if classes != data.classes.len() => {
+            bail!("--classes {classes}: the data have {} classes; leave the option out", data.classes.len())
         }
+        _ => Ok(()),
     }
 }
 
@@ -152,22 +133,5 @@ mod tests {
         options.lay_over(&mut SearchConfig::layers("quick").unwrap(), None).unwrap();
         let error = options.lay_over(&mut TrainConfig::layers("quick").unwrap(), None).unwrap_err().to_string();
         assert!(error.contains("--partial-channels") && error.contains("partial_channels"), "{error}");
-    }
-
-    #[test]
-    fn devices_are_read_by_name_and_number() {
-        for (text, expected) in [
-            ("auto", Some(DeviceChoice::Auto)),
-            ("cpu", Some(DeviceChoice::Cpu)),
-            ("cuda", Some(DeviceChoice::Cuda(0))),
-            ("vulkan:1", Some(DeviceChoice::Vulkan(1))),
-            ("metal:2", Some(DeviceChoice::Metal(2))),
-            ("cpu:0", None),
-            ("cuda:", None),
-            ("cuda:x", None),
-            ("tpu", None),
-        ] {
-            assert_eq!(text.parse::<DeviceChoice>().ok(), expected, "{text}");
-        }
     }
 }

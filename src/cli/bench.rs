@@ -7,6 +7,8 @@ use clap::{Args, Subcommand};
 
 use super::Verdict;
 use super::bench_infer::{self, InferArgs};
+#[cfg(feature = "train")]
+use super::bench_train::{self, BenchSearchArgs, BenchTrainArgs};
 use super::progress::Console;
 
 /// Measure timings and memory of one stage
@@ -18,11 +20,19 @@ pub struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum Stage {
+    #[cfg(feature = "train")]
+    Search(BenchSearchArgs),
+    #[cfg(feature = "train")]
+    Train(BenchTrainArgs),
     Infer(InferArgs),
 }
 
 pub fn run(args: &BenchArgs, console: &Console) -> Result<Verdict> {
     match &args.stage {
+        #[cfg(feature = "train")]
+        Stage::Search(args) => bench_train::search(args, console),
+        #[cfg(feature = "train")]
+        Stage::Train(args) => bench_train::train(args, console),
         Stage::Infer(args) => bench_infer::run(args, console),
     }
 }

@@ -16,12 +16,24 @@ mod args;
 pub mod args_train;
 mod bench;
 mod bench_infer;
+#[cfg(feature = "train")]
+mod bench_train;
+#[cfg(feature = "train")]
+mod build;
 mod convert;
 mod devices;
+#[cfg(feature = "train")]
+mod export;
 mod inspect;
 mod load;
+#[cfg(feature = "train")]
+mod pipeline;
 mod progress;
 mod run;
+#[cfg(feature = "train")]
+mod search;
+#[cfg(feature = "train")]
+mod stage;
 mod tensors;
 mod validate;
 mod validation;
@@ -65,10 +77,17 @@ pub fn main() -> ExitCode {
 }
 
 fn start(arguments: &Arguments, console: &Console) -> Result<Verdict> {
-    if let Some(threads) = arguments.common.threads {
+    let common = &arguments.common;
+    if let Some(threads) = common.threads {
         set_threads(threads)?;
     }
     match &arguments.command {
+        #[cfg(feature = "train")]
+        Command::Pipeline(args) => pipeline::run(args, common, console),
+        #[cfg(feature = "train")]
+        Command::Search(args) => search::run(args, common, console),
+        #[cfg(feature = "train")]
+        Command::Build(args) => build::run(args, common, console),
         Command::Validate(args) => validate::run(args, console),
         Command::Run(args) => run::run(args, console),
         Command::Inspect(args) => inspect::run(args, console),

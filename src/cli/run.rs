@@ -72,7 +72,7 @@ struct Guess {
 
 /// What runs the model.
 enum Engine<'a> {
-    Gpu(Session),
+    Gpu(Box<Session>),
     Cpu(Reference<'a>),
 }
 
@@ -140,7 +140,7 @@ fn engine<'a>(args: &RunArgs, model: &'a Verified<Model>, rows: usize) -> Result
     }
     let (optimised, _) = apply(RUNTIME, model.clone())?;
     let session = Session::new(&optimised, &args.adapter.clone().unwrap_or_default(), rows).map_err(Error::from);
-    session.map(Engine::Gpu).map_err(|error| match is_no_adapter(&error) {
+    session.map(|session| Engine::Gpu(Box::new(session))).map_err(|error| match is_no_adapter(&error) {
         true => error.context("cannot run on a GPU; to run on the CPU reference, give --device cpu"),
         false => error,
     })

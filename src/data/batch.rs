@@ -17,8 +17,11 @@ pub struct Batch {
     pub images: Vec<f32>,
     /// `len` labels.
     pub labels: Vec<i64>,
+    /// The number of images.
     pub len: usize,
+    /// Of the images, in pixels.
     pub height: usize,
+    /// Of the images, in pixels.
     pub width: usize,
 }
 

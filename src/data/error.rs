@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 /// A fault of the data or of a request for data.
+#[allow(missing_docs, reason = "the message of each variant says what it and its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     #[error("{}: no such file or folder", path.display())]

@@ -16,13 +16,28 @@ pub enum Frame {
     /// The image as it is.
     Whole,
     /// The image with a black border of `pad` pixels, and of that a random part of the image's size.
-    PadCrop { pad: usize },
+    PadCrop {
+        /// Width of the border on each side.
+        pad: usize,
+    },
     /// A random rectangle, scaled to `size`: area a uniform share of the image's, logarithm of width / height uniform. After ten
     /// draws that do not fit, the largest rectangle in the middle whose shape is allowed.
-    RandomResized { size: [usize; 2], scale: [f64; 2], ratio: [f64; 2] },
+    RandomResized {
+        /// The size after scaling.
+        size: [usize; 2],
+        /// Smallest and largest share of the image's area, in 0..=1.
+        scale: [f64; 2],
+        /// Smallest and largest width / height.
+        ratio: [f64; 2],
+    },
     /// The image scaled, shape kept, until it just covers `cover`, and of that the middle of `size`. With a square `cover` this is
     /// the usual "resize the shorter side, then crop".
-    ResizeCentre { cover: [usize; 2], size: [usize; 2] },
+    ResizeCentre {
+        /// What the scaled image covers; at least `size`.
+        cover: [usize; 2],
+        /// The size of the middle that is kept.
+        size: [usize; 2],
+    },
 }
 
 impl Frame {

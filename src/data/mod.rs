@@ -54,7 +54,9 @@ pub struct Dataset {
     pub name: String,
     /// Class names, indexed by label.
     pub classes: Vec<String>,
+    /// The images to train and search on.
     pub train: ImageSet,
+    /// The images that only evaluation sees.
     pub test: ImageSet,
     /// Per-channel mean of the pixels on the scale 0..1: published for CIFAR; measured over all training images where these are in
     /// memory; ImageNet's published ones where images stay in files.

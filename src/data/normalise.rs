@@ -8,7 +8,9 @@ use rayon::prelude::*;
 /// Maps a byte `v` of channel `c` to `(v / 255 - mean[c]) / std[c]`. Channels are red, green, blue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Normalise {
+    /// Of each channel, on the scale 0..1.
     pub mean: [f32; 3],
+    /// Of each channel, on the same scale; above 0.
     pub std: [f32; 3],
 }
 

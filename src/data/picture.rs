@@ -16,7 +16,9 @@ use super::{DataError, jpeg};
 /// An 8-bit RGB image; row-major, the three channels of a pixel side by side.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture<'a> {
+    /// In pixels.
     pub height: usize,
+    /// In pixels.
     pub width: usize,
     /// `height * width * 3` bytes.
     pub rgb: Cow<'a, [u8]>,

@@ -16,7 +16,9 @@ pub struct Preprocess {
     pub cover: [usize; 2],
     /// The size of the network's input.
     pub size: [usize; 2],
+    /// Mean of each channel on the scale 0..1, which is subtracted.
     pub mean: [f32; 3],
+    /// Standard deviation of each channel on the same scale, which divides.
     pub std: [f32; 3],
 }
 

@@ -12,6 +12,7 @@ use super::shipped;
 use super::suggest::hint;
 
 /// A genotype that cannot be read, written or used.
+#[allow(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum GenotypeError {
     /// The file cannot be read.
@@ -44,18 +45,31 @@ pub struct Place {
 /// What an error's place is relative to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    File { file: PathBuf, position: Position },
-    Memory { name: String },
+    /// A place in the text of a file.
+    File {
+        /// The file.
+        file: PathBuf,
+        /// Line and column in it.
+        position: Position,
+    },
+    /// A genotype made in the program.
+    Memory {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// A place in a text: both counted from 1, the column in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
+    /// Counted from 1.
     pub line: usize,
+    /// In characters, counted from 1.
     pub column: usize,
 }
 
 /// What is wrong, and what to do about it. The place is told by [`Place`].
+#[allow(missing_docs, reason = "the message of each variant says what it and its fields are")]
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Problem {
     #[error("the file is empty; it needs the keys version, name, normal and reduce")]

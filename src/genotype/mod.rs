@@ -29,9 +29,13 @@ pub use provenance::Provenance;
 /// What a search ends with: a normal cell, a reduction cell and where they come from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Genotype {
+    /// What it is called in files and messages.
     pub name: String,
+    /// The cell that keeps the image size.
     pub normal: Cell,
+    /// The cell that halves height and width.
     pub reduce: Cell,
+    /// Where it comes from; nothing of it changes the network.
     pub provenance: Provenance,
 }
 
@@ -47,6 +51,7 @@ pub struct Cell {
 /// An edge into a node: a primitive applied to an earlier state of the cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Edge {
+    /// What is computed on the edge.
     pub primitive: Primitive,
     /// The state it reads; for an edge of node i, one of `0..=i + 1`.
     pub input: usize,

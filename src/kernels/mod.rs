@@ -5,7 +5,7 @@
 //! supernet; on every other device the same functions run on burn's own operations. Knows nothing of graphs or layers:
 //! the trainable module calls these one by one.
 //!
-//! Inside: [`ops`] is the contract of a back end, [`portable`] its bodies on burn's operations, `flex` the CPU kernels,
+//! Inside: [`ops`] is the contract of a back end, `portable` its bodies on burn's operations, `flex` the CPU kernels,
 //! `autodiff` the recording.
 //!
 //! # Panics
@@ -14,7 +14,7 @@
 mod autodiff;
 mod flex;
 pub mod ops;
-pub mod portable;
+mod portable;
 #[cfg(test)]
 mod tests;
 
@@ -24,9 +24,13 @@ use ops::{KernelOps, Operands};
 /// How a convolution or a pool walks over an image: (height, width) of each, padding the same on both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
+    /// Size of the window in taps.
     pub kernel: [usize; 2],
+    /// Step from one output to the next.
     pub stride: [usize; 2],
+    /// Pixels added at each of the two sides.
     pub padding: [usize; 2],
+    /// Distance of the taps; 1 for a window without gaps.
     pub dilation: [usize; 2],
 }
 
@@ -121,7 +125,7 @@ pub fn weighted_sum(weights: Tensor<1>, indices: &[usize], xs: Vec<Tensor<4>>) -
 /// `[B, K, C/K, H, W]` transposed to `[B, C/K, K, H, W]`, with K = `groups`: mixes the channels of K blocks.
 pub fn channel_shuffle(x: Tensor<4>, groups: usize) -> Tensor<4> {
     let channels = x.dims()[1];
-    assert!(groups > 0 && channels % groups == 0, "channel_shuffle: {channels} channels in {groups} groups");
+    assert!(groups > 0 && channels.is_multiple_of(groups), "channel_shuffle: {channels} channels in {groups} groups");
     wrap(Dispatch::shuffle(x.into_dispatch(), groups))
 }
 

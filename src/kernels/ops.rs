@@ -21,16 +21,22 @@ pub struct Operands<B: Backend>(pub Vec<FloatTensor<B>>);
 /// Which gradients of a convolution the graph asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
+    /// Of the input.
     pub x: bool,
+    /// Of the weights.
     pub w: bool,
+    /// Of the bias.
     pub bias: bool,
 }
 
 /// Gradients of a convolution or of a per-channel scale and shift; absent where not wanted.
 #[derive(Debug)]
 pub struct Grads<B: Backend> {
+    /// Of the input.
     pub x: Option<FloatTensor<B>>,
+    /// Of the weights or the scale.
     pub w: Option<FloatTensor<B>>,
+    /// Of the bias or the shift.
     pub bias: Option<FloatTensor<B>>,
 }
 
@@ -186,6 +192,7 @@ pub trait KernelGrads: KernelOps {
 }
 
 impl<B: Backend> Operands<B> {
+    /// No tensor: the optional operand is absent.
     pub fn none() -> Self {
         Self(Vec::new())
     }

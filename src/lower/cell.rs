@@ -106,9 +106,9 @@ fn mixed_nodes(
         let node = frame.scope.child(format!("node{i}"), "");
         let first = edge;
         let mut terms = Vec::with_capacity(i + 2);
-        for j in 0..i + 2 {
+        for (j, &state) in states.iter().enumerate() {
             let at = node.child(format!("edge{j}"), format!("_ops.{edge}"));
-            terms.push(mixed_edge(layers, &at, space, alphas, edge, states[j], stride(frame, j))?);
+            terms.push(mixed_edge(layers, &at, space, alphas, edge, state, stride(frame, j))?);
             edge += 1;
         }
         let sum = node.child("sum", "");

@@ -20,11 +20,11 @@ fn fold(model: &mut Model, i: usize) -> Option<()> {
     let producers = model.graph.producers();
     let maker = producers[input.index()]?.index();
     let only_reader = model.graph.consumers()[input.index()] == [NodeId(i as u32)] && !model.graph.is_output(input);
-    let (weight, bias) = match model.graph.nodes[maker].op {
-        Op::Conv { weight, bias, relu_out: false, .. } | Op::Linear { weight, bias } if only_reader => (weight, bias),
-        _ => return None,
+    let (Op::Conv { weight, bias, relu_out: false, .. } | Op::Linear { weight, bias }) = model.graph.nodes[maker].op
+    else {
+        return None;
     };
-    if used_elsewhere(model, weight, maker) {
+    if !only_reader || used_elsewhere(model, weight, maker) {
         return None;
     }
 
@@ -54,9 +54,9 @@ fn fold(model: &mut Model, i: usize) -> Option<()> {
         }
     };
     model.weights.0[folded.index()] = Tensor::new([channels], offsets);
-    match &mut model.graph.nodes[maker].op {
-        Op::Conv { bias, .. } | Op::Linear { bias, .. } => *bias = Some(folded),
-        other => unreachable!("the maker was matched as a convolution or linear layer, not {}", other.name()),
+    // The maker is one of the two, as matched above.
+    if let Op::Conv { bias, .. } | Op::Linear { bias, .. } = &mut model.graph.nodes[maker].op {
+        *bias = Some(folded);
     }
     let output = model.graph.nodes[i].output;
     model.graph.replace_uses(output, input);

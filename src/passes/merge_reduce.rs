@@ -26,14 +26,10 @@ fn pattern(graph: &Graph, producers: &[Option<NodeId>], node: &Node) -> Option<(
     let maker = |v: ValueId| producers[v.index()].map(|id| &graph.nodes[id.index()]);
     let strided = |v: ValueId| {
         let made = maker(v)?;
-        match made.op {
-            Op::Conv { weight, bias: None, window, groups: 1, relu_in: false, relu_out: false }
-                if window == Window::valid(1, 2) =>
-            {
-                Some((made.inputs[0], weight))
-            }
-            _ => None,
-        }
+        let Op::Conv { weight, bias: None, window, groups: 1, relu_in: false, relu_out: false } = made.op else {
+            return None;
+        };
+        (window == Window::valid(1, 2)).then_some((made.inputs[0], weight))
     };
     let ((x, even), (shifted, odd)) = (strided(a)?, strided(b)?);
     let [_, h, w] = graph.shape(x).chw()?;

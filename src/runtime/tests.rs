@@ -4,12 +4,12 @@
 //! float64, so only the last rounding differs), 1e-5 between reference and shaders (float32 sums of up to about a hundred
 //! terms), 0 for ops that only move or select.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::cases::{Case, case, cases, network};
 use super::naive;
 use super::{
-    AdapterChoice, AdapterFacts, Gpu, Reference, RuntimeError, Session, Target, Tolerance, adapters, compare,
+    AdapterChoice, AdapterFacts, Gpu, Kernel, Reference, RuntimeError, Session, Target, Tolerance, adapters, compare,
     compare_layers, emit,
 };
 use crate::ir::{Builder, Op, Shape, Tensor, Window};
@@ -154,6 +154,32 @@ fn every_case_passes_the_validation_of_a_device_that_does_nothing() {
             assert_eq!(got.len(), case.model.graph.outputs.len());
         }
     }
+}
+
+#[test]
+fn every_dispatch_fits_the_wgsl_that_it_launches() {
+    let modules: BTreeMap<Kernel, wgpu::naga::Module> =
+        Kernel::ALL.into_iter().map(|k| (k, wgpu::naga::front::wgsl::parse_str(k.source()).unwrap())).collect();
+    let mut seen = BTreeSet::new();
+    for case in cases() {
+        for software in [false, true] {
+            let program = emit(&case.model, batch_of(&case), Target { software }).unwrap();
+            for dispatch in program.dispatches() {
+                seen.insert(dispatch.kernel);
+                let module = &modules[&dispatch.kernel];
+                let sizes = module.global_variables.iter().find(|(_, v)| v.name.as_deref() == Some("s")).unwrap().1;
+                let bytes = module.types[sizes.ty].inner.size(module.to_ctx());
+                assert_eq!(bytes as usize, 4 * dispatch.sizes.len(), "{}: {:?}", case.name, dispatch.kernel);
+                assert_eq!(dispatch.reads.len(), dispatch.kernel.reads(), "{}", case.name);
+                for (name, _) in &dispatch.constants {
+                    let known = module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some(*name));
+                    assert!(known, "{:?} has no override {name}", dispatch.kernel);
+                }
+                assert!(dispatch.workgroups.iter().all(|n| (1..=65535).contains(n)), "{}", case.name);
+            }
+        }
+    }
+    assert_eq!(seen, Kernel::ALL.into_iter().collect(), "the cases reach every kernel");
 }
 
 #[test]

@@ -10,6 +10,23 @@ pub enum SearchError {
     /// The configuration is refused.
     #[error(transparent)]
     Config(Box<ConfigError>),
+    /// The search space names a primitive that is none.
+    #[error("primitives: `{name}`: {why}")]
+    Primitive {
+        /// The name.
+        name: String,
+        /// What would do.
+        why: String,
+    },
+    /// The second-order method is not there.
+    #[error("method: darts-2nd is not there yet; choose idarts, pc-darts or darts")]
+    SecondOrder,
+    /// The supernet cannot be built.
+    #[error(transparent)]
+    Lower(#[from] crate::lower::LowerError),
+    /// A step failed.
+    #[error(transparent)]
+    Train(#[from] crate::train::TrainError),
     /// A cell that cannot be searched.
     #[error("a cell of {nodes} nodes with {primitives} primitives leaves nothing to choose: {rule}")]
     Shape {

@@ -11,6 +11,8 @@ pub mod derive;
 mod error;
 #[cfg(test)]
 mod reference;
+pub mod run;
 pub mod stats;
+pub mod supernet;
 
 pub use error::SearchError;

@@ -100,8 +100,28 @@ pub fn write(path: &Path, graph: &Graph, weights: &Weights) -> Result<(), Weight
     write_tensors(path, named.collect(), None)
 }
 
+/// Writes images `[N, 3, H, W]` as a network takes them, their labels and the logits `[N, classes]` that it gave, atomically:
+/// the tensors `images`, `labels` (int64) and `logits`, what other runtimes are compared on.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_samples(
+    path: &Path,
+    images: &Tensor,
+    labels: Option<&[i64]>,
+    logits: &Tensor,
+) -> Result<(), WeightsError> {
+    let float = |name: &str, t: &Tensor| (name.to_owned(), t.shape.clone(), bytes(&t.data));
+    let mut tensors = vec![float("images", images), float("logits", logits)];
+    if let Some(labels) = labels {
+        let data = labels.iter().flat_map(|l| l.to_le_bytes()).collect();
+        tensors.push(("labels".into(), vec![labels.len()], data));
+    }
+    write_tensors(path, tensors, None)
+}
+
 /// Writes named float32 (or, by their bytes, int64) tensors with string metadata, atomically.
-pub(crate) fn write_tensors(
+fn write_tensors(
     path: &Path,
     tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
     metadata: Option<HashMap<String, String>>,
@@ -123,7 +143,7 @@ pub(crate) fn write_tensors(
 }
 
 /// Little-endian bytes of float32 values.
-pub(crate) fn bytes(data: &[f32]) -> Vec<u8> {
+fn bytes(data: &[f32]) -> Vec<u8> {
     data.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 

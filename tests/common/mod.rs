@@ -1,4 +1,5 @@
 //! What the integration tests share: where reference files lie, and how a test that lacks something is skipped.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::path::PathBuf;
 

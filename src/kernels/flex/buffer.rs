@@ -3,16 +3,18 @@
 //! Takes tensors of any layout; gives a [`View`] whose planes are contiguous (channel slices are read where they lie,
 //! other layouts are copied once) and buffers filled chunk by chunk on all cores. How the work is cut depends on the
 //! shapes alone, never on the number of threads, so that sums are the same on every machine.
-use std::{mem::MaybeUninit, ops::Range};
+use std::ops::Range;
 
 use burn::{
     backend::{
         DType,
         flex::{FlexTensor, Layout},
     },
-    tensor::{Bytes, Shape},
+    tensor::Shape,
 };
 use rayon::prelude::*;
+
+use super::memory::Floats;
 
 /// Work below which a second thread costs more than it brings, in elementary steps (an addition, a load).
 const SERIAL: usize = 1 << 15;
@@ -50,52 +52,56 @@ pub fn vector(tensor: &FlexTensor) -> Vec<f32> {
     tensor.storage::<f32>()[start..start + tensor.layout().num_elements()].to_vec()
 }
 
-pub fn into_tensor<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> FlexTensor {
+pub fn into_tensor<const D: usize>(values: Floats, dims: [usize; D]) -> FlexTensor {
     debug_assert_eq!(values.len(), dims.iter().product::<usize>());
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(dims)), DType::F32)
+    FlexTensor::new(values.into_bytes(), Layout::contiguous(Shape::new(dims)), DType::F32)
 }
 
-/// Fills `K` buffers of the same number of chunks; `work` is the number of elementary steps of one chunk.
+/// Fills buffers of the same number of chunks; `work` is the number of elementary steps of one chunk.
 ///
-/// `fill` gets what `init` made for its thread, the chunk's number and the chunks, zeroed.
+/// `fill` gets what `init` made for its thread, the chunk's number and its part of each buffer, all of which it must write:
+/// there is anything in them.
+pub fn fill_all<T>(
+    parts: &[Part],
+    work: usize,
+    init: impl Fn() -> T + Sync + Send,
+    fill: impl Fn(&mut T, usize, &mut [&mut [f32]]) + Sync + Send,
+) -> Vec<Floats> {
+    let chunks = parts[0].len.div_ceil(parts[0].chunk);
+    let mut buffers: Vec<_> = parts.iter().map(|part| Floats::new(part.len)).collect();
+    let mut cutters: Vec<_> =
+        buffers.iter_mut().zip(parts).map(|(buffer, part)| buffer.chunks_mut(part.chunk)).collect();
+    let mut cuts = Vec::with_capacity(chunks * parts.len());
+    for _ in 0..chunks {
+        let cut = cutters.iter_mut().map(|cutter| cutter.next().expect("the buffers have the same number of chunks"));
+        cuts.extend(cut);
+    }
+    if chunks * work < 2 * SERIAL {
+        let mut state = init();
+        let chunks = cuts.chunks_mut(parts.len()).enumerate();
+        chunks.for_each(|(chunk, cut)| fill(&mut state, chunk, cut));
+    } else {
+        let least = (SERIAL / work.max(1)).max(1);
+        let chunks = cuts.par_chunks_mut(parts.len()).enumerate().with_min_len(least);
+        chunks.for_each_init(init, |state, (chunk, cut)| fill(state, chunk, cut));
+    }
+    buffers
+}
+
+/// [`fill_all`] for a number of buffers known beforehand.
 pub fn fill<const K: usize, T>(
     parts: [Part; K],
     work: usize,
     init: impl Fn() -> T + Sync + Send,
     fill: impl Fn(&mut T, usize, [&mut [f32]; K]) + Sync + Send,
-) -> [Vec<f32>; K] {
-    let chunks = parts[0].len.div_ceil(parts[0].chunk);
-    let mut buffers = parts.map(|part| Vec::with_capacity(part.len));
-    let mut cuts = Vec::with_capacity(chunks);
-    let mut rest = buffers.each_mut().map(|buffer: &mut Vec<f32>| buffer.spare_capacity_mut());
-    for (rest, part) in rest.iter_mut().zip(parts) {
-        assert_eq!(part.len.div_ceil(part.chunk), chunks, "the buffers have the same number of chunks");
-        *rest = &mut std::mem::take(rest)[..part.len];
-    }
-    for _ in 0..chunks {
-        let mut index = 0;
-        cuts.push(rest.each_mut().map(|rest| {
-            let whole = std::mem::take(rest);
-            let (cut, tail) = whole.split_at_mut(parts[index].chunk.min(whole.len()));
-            index += 1;
-            *rest = tail;
-            cut
-        }));
-    }
-    let step = |state: &mut T, (chunk, cut): (usize, [&mut [MaybeUninit<f32>]; K])| fill(state, chunk, cut.map(zeroed));
-    if chunks * work < 2 * SERIAL {
-        let mut state = init();
-        cuts.into_iter().enumerate().for_each(|cut| step(&mut state, cut));
-    } else {
-        let least = (SERIAL / work.max(1)).max(1);
-        cuts.into_par_iter().enumerate().with_min_len(least).for_each_init(init, step);
-    }
-    for (buffer, part) in buffers.iter_mut().zip(parts) {
-        // SAFETY: the capacity is at least `len`, and the chunks above, each initialised by `zeroed`, cover the first `len`
-        // elements: they were split off one after the other and there are `ceil(len / chunk)` of them.
-        unsafe { buffer.set_len(part.len) };
-    }
-    buffers
+) -> [Floats; K] {
+    let buffers = fill_all(&parts, work, init, |state, chunk, cut| {
+        let mut cut = cut.iter_mut();
+        let cut = std::array::from_fn(|_| std::mem::take(cut.next().expect("one cut a buffer")));
+        fill(state, chunk, cut);
+    });
+    let mut buffers = buffers.into_iter();
+    std::array::from_fn(|_| buffers.next().expect("one buffer a part"))
 }
 
 /// [`fill`] over the planes of a tensor: `floats` of each buffer a plane, as many planes a chunk as make a good piece of work.
@@ -106,15 +112,20 @@ pub fn fill_planes<const K: usize>(
     floats: [usize; K],
     work: usize,
     fill_chunk: impl Fn(Range<usize>, [&mut [f32]; K]) + Sync + Send,
-) -> [Vec<f32>; K] {
-    let planes = (PLANES_CHUNK / (h * w)).clamp(1, n * c);
+) -> [Floats; K] {
+    let planes = planes_of_chunk([n, c, h, w]);
     let parts = floats.map(|floats| Part { len: n * c * floats, chunk: planes * floats });
     let range = |chunk: usize| chunk * planes..(n * c).min((chunk + 1) * planes);
     fill(parts, work * planes, || (), |(), chunk, cuts| fill_chunk(range(chunk), cuts))
 }
 
+/// How many planes of such a tensor make a good piece of work.
+pub fn planes_of_chunk([n, c, h, w]: [usize; 4]) -> usize {
+    (PLANES_CHUNK / (h * w)).clamp(1, n * c)
+}
+
 /// Sum over rows of `width` floats, in the order of the rows and in f64.
-pub fn sum_rows(rows: &[f32], width: usize) -> Vec<f32> {
+pub fn sum_rows(rows: &[f32], width: usize) -> Floats {
     let work = rows.len() / width.max(1) * width.min(SUM_CHUNK);
     let [sums] = fill(
         [Part { len: width, chunk: SUM_CHUNK.min(width.max(1)) }],
@@ -172,12 +183,6 @@ impl<'a> View<'a> {
     }
 }
 
-fn zeroed(part: &mut [MaybeUninit<f32>]) -> &mut [f32] {
-    part.fill(MaybeUninit::new(0.0));
-    // SAFETY: every element was written just now.
-    unsafe { part.assume_init_mut() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,8 +197,8 @@ mod tests {
                 || 0,
                 |seen, chunk, [a, b]| {
                     *seen += 1;
-                    a.iter_mut().enumerate().for_each(|(i, v)| *v += (chunk * 5 + i) as f32);
-                    b[0] += chunk as f32;
+                    a.iter_mut().enumerate().for_each(|(i, v)| *v = (chunk * 5 + i) as f32);
+                    b[0] = chunk as f32;
                 },
             );
             assert!(a.iter().enumerate().all(|(i, &v)| v == i as f32) && a.len() == chunks * 5 - 2);

@@ -9,6 +9,7 @@ use macerator::{Simd, Vector};
 
 use super::{
     buffer::{View, fill_planes, into_tensor, readable, vector},
+    memory::Floats,
     simd::{map, splat, sums},
 };
 
@@ -57,7 +58,7 @@ pub fn forward(x: FlexTensor, affine: Option<[FlexTensor; 2]>, eps: f32) -> [Fle
         lines.push(Line { factor, offset: offset - center as f32 * factor });
     }
     let [y] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| lines_of(x, planes, &lines, out));
-    [into_tensor(y, x.dims), into_tensor(mean, [c]), into_tensor(var, [c])]
+    [into_tensor(y, x.dims), into_tensor(mean.into_iter().collect(), [c]), into_tensor(var.into_iter().collect(), [c])]
 }
 
 /// Gradients of x, scale and bias.
@@ -92,7 +93,11 @@ pub fn backward(
         });
     }
     let [dx] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| slopes_of(x, g, planes, &slopes, out));
-    [into_tensor(dx, x.dims), into_tensor(d_scale, [c]), into_tensor(d_bias, [c])]
+    [
+        into_tensor(dx, x.dims),
+        into_tensor(d_scale.into_iter().collect(), [c]),
+        into_tensor(d_bias.into_iter().collect(), [c]),
+    ]
 }
 
 /// `x * scale + shift`, per channel.
@@ -105,19 +110,34 @@ pub fn scale_and_shift(x: FlexTensor, scale: FlexTensor, shift: FlexTensor) -> F
     into_tensor(y, x.dims)
 }
 
-/// Per channel the sum of `g` and that of `g * x`.
-pub fn channel_products(x: View, g: View) -> [Vec<f32>; 2] {
+/// Gradients of x, scale and shift of [`scale_and_shift`], where wanted.
+pub fn scale_and_shift_grads(
+    x: FlexTensor,
+    scale: FlexTensor,
+    g: FlexTensor,
+    [wanted_x, wanted_scale, wanted_shift]: [bool; 3],
+) -> [Option<FlexTensor>; 3] {
+    let (x, g) = (readable(x), readable(g));
+    let (x, g) = (View::new(&x), View::new(&g));
     let [n, c, ..] = x.dims;
-    let zeros = vec![0.0; c];
-    let [products] = fill_planes(x.dims, [2], 2 * x.pixels(), |planes, [out]| products_of(x, g, planes, &zeros, out));
-    [0, 1].map(|i| {
-        let sum = |channel| (0..n).map(|image| f64::from(products[(image * c + channel) * 2 + i])).sum::<f64>() as f32;
-        (0..c).map(sum).collect()
-    })
+    let dx = wanted_x.then(|| {
+        let line = |factor| Line { factor, offset: 0.0 };
+        let lines: Vec<Line> = vector(&scale).into_iter().map(line).collect();
+        let [dx] = fill_planes(g.dims, [g.pixels()], g.pixels(), |planes, [out]| lines_of(g, planes, &lines, out));
+        into_tensor(dx, g.dims)
+    });
+    let d_scale = wanted_scale.then(|| {
+        let zeros = vec![0.0; c];
+        let [products] =
+            fill_planes(x.dims, [2], 2 * x.pixels(), |planes, [out]| products_of(x, g, planes, &zeros, out));
+        let sum = |channel| (0..n).map(|image| f64::from(products[(image * c + channel) * 2 + 1])).sum::<f64>() as f32;
+        into_tensor((0..c).map(sum).collect(), [c])
+    });
+    [dx, d_scale, wanted_shift.then(|| into_tensor(channel_sums(g), [c]))]
 }
 
 /// Per channel the sum of `g`.
-pub fn channel_sums(g: View) -> Vec<f32> {
+pub fn channel_sums(g: View) -> Floats {
     let [n, c, ..] = g.dims;
     let [of_planes] = fill_planes(g.dims, [1], g.pixels(), |planes, [out]| sums_of(g, planes, out));
     let sum = |channel| (0..n).map(|image| f64::from(of_planes[image * c + channel])).sum::<f64>() as f32;

@@ -121,3 +121,26 @@ pub fn sums<S: Simd, const K: usize, const R: usize>(
     }
     sums.map(|[a, b, c, d]| ((a + b) + (c + d)).reduce_add())
 }
+
+/// `out[i] = f(inputs.., out[i])`.
+#[inline(always)]
+pub fn update<S: Simd, const K: usize>(
+    inputs: [&[f32]; K],
+    out: &mut [f32],
+    f: impl Fn([Vector<S, f32>; K], Vector<S, f32>) -> Vector<S, f32>,
+) {
+    let lanes = f32::lanes::<S>();
+    let inputs = inputs.map(|input| &input[..out.len()]);
+    let whole = out.len() / lanes * lanes;
+    for at in (0..whole).step_by(lanes) {
+        // SAFETY: `at + lanes <= whole`, and every input is as long as the output.
+        let values = inputs.map(|input| unsafe { load_unchecked::<S>(input, at) });
+        let old = load::<S>(out, at);
+        store(out, at, f(values, old));
+    }
+    if whole < out.len() {
+        let values = inputs.map(|input| load_partial::<S>(&input[whole..]));
+        let old = load_partial::<S>(&out[whole..]);
+        store_partial(&mut out[whole..], f(values, old));
+    }
+}

@@ -170,7 +170,7 @@ fn weighted_sums_agree_with_their_definition() {
             &|t| weighted_sum(vector(&t[0]), &indices, t[1..].to_vec()),
             &|t| reference::weighted_sum(&t[0], &indices, &t[1..]),
             Some(&|t| {
-                let term = |(x, &k): (&Tensor<4>, &usize)| x.clone() * t[0].clone().slice([k..k + 1]);
+                let term = |(x, &k): (&Tensor<4>, &usize)| x.clone() * t[0].clone().narrow(0, k, 1);
                 t[1..].iter().zip(&indices).map(term).reduce(|a, b| a + b).expect("at least one")
             }),
         );

@@ -4,7 +4,7 @@
 //! [`Padded`] layout of the source planes, the [`Taps`] (offsets, one for each weight) and the [`Positions`] (one for each
 //! output vector). With these three every kernel, stride, dilation and group count is the same loop: an output is the sum of
 //! weight times source at position plus offset.
-use super::super::super::Window;
+use super::{super::super::Window, columns::Columns};
 
 /// A copy of source planes with their padding, columns sorted by their remainder modulo the stride, so that neighbouring
 /// outputs read neighbouring columns at any stride.
@@ -50,6 +50,8 @@ pub struct Forward {
     pub padded: Option<Padded>,
     pub taps: Taps,
     pub positions: Positions,
+    /// Where one output plane can be made column by column of the kernel.
+    pub columns: Option<Columns>,
 }
 
 /// What the gradient of the input reads and writes.
@@ -57,6 +59,8 @@ pub struct Backward {
     /// The layout of the output's gradient; none where it can be read in place.
     pub padded: Option<Padded>,
     pub classes: Vec<Class>,
+    /// Whether the classes are all pixels; the others have gradient zero.
+    pub complete: bool,
 }
 
 /// Input pixels that see the same weights: those with the same remainder of row and column modulo the stride.
@@ -66,6 +70,8 @@ pub struct Class {
     /// In the order of (output channel, `kernel`).
     pub taps: Taps,
     pub positions: Positions,
+    /// Where one plane of the class can be made column by column of the kernel.
+    pub columns: Option<Columns>,
     /// How the class lies in the plane where its pixels are not neighbours.
     pub scatter: Option<Scatter>,
 }
@@ -110,7 +116,19 @@ impl Forward {
         } else {
             Positions::new(lanes, ow, (0..oh).map(|y| [y * sh * row, y * ow]))
         };
-        Self { padded: (!in_place).then_some(padded), taps, positions }
+        let columns = Columns {
+            rows: oh,
+            width: ow,
+            source: 0,
+            source_row: row,
+            target_row: ow,
+            kernel: window.kernel,
+            dilation: window.dilation,
+            planes,
+            plane_step: plane,
+        };
+        let served = window.stride == [1, 1] && Columns::serve(window.kernel, ow, lanes);
+        Self { padded: (!in_place).then_some(padded), taps, positions, columns: served.then_some(columns) }
     }
 }
 
@@ -123,8 +141,8 @@ impl Backward {
         if window.kernel == [1, 1] && window.padding == [0, 0] && window.stride == [1, 1] && height * width >= lanes {
             let taps = Taps::new((0..planes).map(|c| c * stride).collect());
             let positions = Positions::new(lanes, height * width, [[0, 0]]);
-            let class = Class { kernel: vec![[0, 0]], taps, positions, scatter: None };
-            return Self { padded: None, classes: vec![class] };
+            let class = Class { kernel: vec![[0, 0]], taps, positions, columns: None, scatter: None };
+            return Self { padded: None, classes: vec![class], complete: true };
         }
         let [sh, sw] = window.stride;
         // An input pixel at padded coordinate `r = class + s * i` meets tap k at output `i - (k * d - class) / s`. The scratch
@@ -143,7 +161,8 @@ impl Backward {
         };
         let class = |a: usize, b: usize| {
             let [rows, columns] = [axis_taps(window, 0, a), axis_taps(window, 1, b)];
-            let pairs = rows.iter().flat_map(|row| columns.iter().map(move |column| [*row, *column]));
+            // The last tap first: it has the smallest offset.
+            let pairs = rows.iter().rev().flat_map(|row| columns.iter().rev().map(move |column| [*row, *column]));
             let pairs: Vec<[(usize, usize); 2]> = pairs.collect();
             let offsets = (0..planes).flat_map(|c| {
                 pairs
@@ -176,12 +195,30 @@ impl Backward {
                     column_step: sw,
                 });
             }
-            Class { kernel: pairs.iter().map(|[(ky, _), (kx, _)]| [*ky, *kx]).collect(), taps, positions, scatter }
+            let columns = Columns {
+                rows: i.len(),
+                width: j.len(),
+                source: source(0),
+                source_row: padded.width,
+                target_row: width,
+                kernel: window.kernel,
+                dilation: window.dilation,
+                planes,
+                plane_step: padded.plane(),
+            };
+            let served = window.stride == [1, 1] && Columns::serve(window.kernel, j.len(), lanes);
+            Class {
+                columns: served.then_some(columns),
+                kernel: pairs.iter().map(|[(ky, _), (kx, _)]| [*ky, *kx]).collect(),
+                taps,
+                positions,
+                scatter,
+            }
         };
         let classes = (0..sh).flat_map(|a| (0..sw).map(move |b| (a, b))).map(|(a, b)| class(a, b));
-        // A class with no pixel or no tap leaves its pixels zero.
-        let classes = classes.filter(|class| !class.taps.offsets.is_empty() && !class.positions.is_empty());
-        Self { padded: Some(padded), classes: classes.collect() }
+        let with_pixels = classes.filter(|class| !class.positions.is_empty());
+        let (classes, without_taps): (Vec<_>, Vec<_>) = with_pixels.partition(|class| !class.taps.offsets.is_empty());
+        Self { padded: Some(padded), classes, complete: without_taps.is_empty() }
     }
 }
 
@@ -264,7 +301,7 @@ impl Positions {
                 short.push(at(0));
             } else {
                 disjoint.extend((0..width / lanes).map(|i| at(i * lanes)));
-                if width % lanes > 0 {
+                if !width.is_multiple_of(lanes) {
                     overlapping.push(at(width - lanes));
                 }
             }

@@ -3,7 +3,12 @@
 //! Takes and gives CPU tensors. There is no im2col: planes are read in place, or copied once with their padding to a scratch
 //! that stays in cache, and `tiles` walks over them at the positions and offsets `geometry` has worked out. Depthwise
 //! convolutions are those with one plane a group, pointwise ones those with one tap a plane.
-mod geometry;
+#![allow(
+    clippy::too_many_arguments,
+    reason = "the slices of a vectorised loop are arguments: a struct of borrows would only move the list"
+)]
+mod columns;
+pub mod geometry;
 mod tiles;
 
 use burn::backend::flex::FlexTensor;
@@ -12,6 +17,7 @@ use macerator::Simd;
 use super::{
     super::Window,
     buffer::{Part, View, fill, into_tensor, readable, sum_rows, vector},
+    memory::Floats,
     norm::channel_sums,
     simd::{MAX_LANES, lanes},
 };
@@ -48,6 +54,28 @@ struct Share {
 struct Start {
     image: usize,
     group: usize,
+}
+
+/// What the backward pass of one convolution works with.
+struct Job<'a> {
+    sizes: Sizes,
+    x: View<'a>,
+    g: View<'a>,
+    back: Backward,
+    /// The weights of each class, if the gradient of x is wanted.
+    packed: Option<Vec<Vec<f32>>>,
+    /// How the gradient of the weights reads x, unless it reads the padded gradient instead.
+    forth: Option<Forward>,
+    wanted_w: bool,
+    kernel_width: usize,
+}
+
+/// Room for one thread: padded planes, a class before it is spread, weight gradients of a group.
+struct Scratch {
+    g: Floats,
+    x: Floats,
+    spread: Floats,
+    sums: Floats,
 }
 
 pub fn forward(x: FlexTensor, w: FlexTensor, bias: Option<FlexTensor>, window: Window, groups: usize) -> FlexTensor {
@@ -88,13 +116,11 @@ pub fn backward(
     let sizes = Sizes::new(&x, w_dims[0], &window, groups);
     let size = [x.dims[2], x.dims[3]];
     let lanes = lanes();
-
-    let to_x = wanted_x.then(|| {
-        let plan = Backward::new(&window, size, sizes.outs, g.plane, lanes);
-        let packed = sizes.pack_backward(&plan, &vector(&w), window.kernel[1]);
-        (plan, packed)
-    });
-    let to_w = wanted_w.then(|| Forward::new(&window, size, sizes.ins, x.plane, lanes));
+    let back = Backward::new(&window, size, sizes.outs, g.plane, lanes);
+    let shared = sizes.ins == 1 && back.classes.iter().any(|class| class.columns.is_some());
+    let forth = (wanted_w && !shared).then(|| Forward::new(&window, size, sizes.ins, x.plane, lanes));
+    let packed = wanted_x.then(|| sizes.pack_backward(&back, &vector(&w), window.kernel[1]));
+    let job = Job { sizes, x, g, back, packed, forth, wanted_w, kernel_width: window.kernel[1] };
 
     let share = sizes.share(wanted_w);
     let ins = share.groups * sizes.ins * sizes.pixels_in;
@@ -107,27 +133,18 @@ pub fn backward(
     };
     let parts =
         [part(wanted_x, share.images * ins, x.dims.iter().product()), part(wanted_w, weights, chunks * weights)];
-    let work = share.images * share.groups * (sizes.outs * sizes.pixels_out * sizes.ins * sizes.taps).div_ceil(4);
+    let macs = share.images * share.groups * sizes.outs * sizes.pixels_out * sizes.ins * sizes.taps;
     let [dx, dw] = fill(
         parts,
-        work,
-        || {
-            let padded_g = to_x.as_ref().and_then(|(plan, _)| plan.padded);
-            let padded_x = to_w.as_ref().and_then(|plan| plan.padded);
-            let spread = to_x.as_ref().map_or(0, |(plan, _)| sizes.ins * plan.largest_scatter());
-            (scratch(padded_g, sizes.outs), scratch(padded_x, sizes.ins), vec![0.0; spread])
-        },
-        |(scratch_g, scratch_x, spread), index, [dx, dw]| {
+        macs.div_ceil(4),
+        || job.scratch(),
+        |scratch, index, [dx, dw]| {
             let start = share.start(&sizes, index);
+            dw.fill(0.0);
             for i in 0..share.images.min(sizes.images - start.image) {
                 let at = Start { image: start.image + i, ..start };
-                if let Some((plan, packed)) = &to_x {
-                    let dx = &mut dx[i * ins..(i + 1) * ins];
-                    input_chunk(plan, &sizes, g, at, packed, scratch_g, spread, dx);
-                }
-                if let Some(plan) = &to_w {
-                    weight_chunk(plan, &sizes, x, g, at, scratch_x, dw);
-                }
+                let dx = if wanted_x { &mut dx[i * ins..(i + 1) * ins] } else { &mut [] };
+                backward_chunk(&job, at, share.groups, scratch, dx, dw);
             }
         },
     );
@@ -155,56 +172,104 @@ fn forward_chunk<'a, S: Simd>(
         let source = source(plan.padded, x, [at.image, group * sizes.ins], sizes.ins, scratch);
         let packed = &packed[group * block..(group + 1) * block];
         let bias = bias.map(|bias| &bias[group * sizes.outs..(group + 1) * sizes.outs]);
-        tiles::outputs::<S>(source, &plan.taps, &plan.positions, packed, bias, out, sizes.pixels_out);
+        outputs::<S>(plan, source, packed, bias, out, sizes.pixels_out);
     }
 }
 
-/// `packed` has the weights of each class; `dx` is zero on entry.
+/// `groups` groups of one image: writes `dx` if there are packed weights for it, adds to `dw` if it is wanted.
 #[macerator::with_simd]
-fn input_chunk<'a, S: Simd>(
-    plan: &Backward,
-    sizes: &Sizes,
-    g: View<'a>,
+fn backward_chunk<'a, S: Simd>(
+    job: &Job<'a>,
     at: Start,
-    packed: &[Vec<f32>],
-    scratch: &mut [f32],
-    spread: &mut [f32],
+    groups: usize,
+    scratch: &mut Scratch,
     dx: &mut [f32],
+    dw: &mut [f32],
 ) {
-    for (group, dx) in (at.group..).zip(dx.chunks_exact_mut(sizes.ins * sizes.pixels_in)) {
-        let source = source(plan.padded, g, [at.image, group * sizes.outs], sizes.outs, scratch);
-        for (class, packed) in plan.classes.iter().zip(packed) {
-            let block = sizes.ins * class.taps.offsets().len();
-            let packed = &packed[group * block..(group + 1) * block];
-            let Some(scatter) = class.scatter else {
-                tiles::outputs::<S>(source, &class.taps, &class.positions, packed, None, dx, sizes.pixels_in);
-                continue;
-            };
-            let pixels = scatter.rows * scatter.columns;
-            let dense = &mut spread[..sizes.ins * pixels];
-            tiles::outputs::<S>(source, &class.taps, &class.positions, packed, None, dense, pixels);
-            for (dense, dx) in dense.chunks_exact(pixels).zip(dx.chunks_exact_mut(sizes.pixels_in)) {
-                scatter.spread(dense, dx);
+    let Job { sizes, x, g, back, .. } = job;
+    let (inputs_of_group, weights) = (sizes.ins * sizes.pixels_in, sizes.outs * sizes.ins * sizes.taps);
+    for i in 0..groups {
+        let group = at.group + i;
+        let [from_x, from_g] = [[at.image, group * sizes.ins], [at.image, group * sizes.outs]];
+        if job.packed.is_some() || job.forth.is_none() {
+            let source = source(back.padded, *g, from_g, sizes.outs, &mut scratch.g);
+            if let Some(packed) = &job.packed {
+                let dx = &mut dx[i * inputs_of_group..(i + 1) * inputs_of_group];
+                let packed = packed.iter().zip(&back.classes).map(|(packed, class)| {
+                    let block = sizes.ins * class.taps.offsets().len();
+                    &packed[group * block..(group + 1) * block]
+                });
+                inputs::<S>(back, source, packed, &mut scratch.spread, dx, sizes.pixels_in);
             }
+            let class = back.classes.first();
+            let columns = class.and_then(|class| class.columns.as_ref().map(|columns| (columns, &class.kernel)));
+            if let (true, None, Some((columns, kernel))) = (job.wanted_w, &job.forth, columns) {
+                // The padded gradient under the plane of x, instead of a padded plane of x under the gradient.
+                scratch.sums.fill(0.0);
+                columns::weights::<S>(columns, source, x.plane(at.image, group), &mut scratch.sums);
+                let dw = dw[i * weights..(i + 1) * weights].chunks_exact_mut(sizes.taps);
+                for (dw, sums) in dw.zip(scratch.sums.chunks_exact(sizes.taps)) {
+                    for ([ky, kx], sum) in kernel.iter().zip(sums) {
+                        dw[ky * job.kernel_width + kx] += sum;
+                    }
+                }
+            }
+        }
+        if let Some(forth) = &job.forth {
+            let source = source(forth.padded, *x, from_x, sizes.ins, &mut scratch.x);
+            let gradient = g.planes(at.image, group * sizes.outs, sizes.outs);
+            let dw = &mut dw[i * weights..(i + 1) * weights];
+            tiles::weights::<S>(source, &forth.taps, &forth.positions, gradient, g.plane, dw);
         }
     }
 }
 
-/// Adds to `dw`.
-#[macerator::with_simd]
-fn weight_chunk<'a, S: Simd>(
+/// Planes of outputs, `plane` apart, from the source as the plan wants it.
+#[inline(always)]
+pub fn outputs<S: Simd>(
     plan: &Forward,
-    sizes: &Sizes,
-    x: View<'a>,
-    g: View<'a>,
-    at: Start,
-    scratch: &mut [f32],
-    dw: &mut [f32],
+    source: &[f32],
+    packed: &[f32],
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    plane: usize,
 ) {
-    for (group, dw) in (at.group..).zip(dw.chunks_exact_mut(sizes.outs * sizes.ins * sizes.taps)) {
-        let source = source(plan.padded, x, [at.image, group * sizes.ins], sizes.ins, scratch);
-        let gradient = g.planes(at.image, group * sizes.outs, sizes.outs);
-        tiles::weights::<S>(source, &plan.taps, &plan.positions, gradient, g.plane, dw);
+    match &plan.columns {
+        Some(columns) if out.len() == plane => {
+            columns::outputs::<S>(columns, source, packed, bias.map_or(0.0, |bias| bias[0]), out);
+        }
+        _ => tiles::outputs::<S>(source, &plan.taps, &plan.positions, packed, bias, out, plane),
+    }
+}
+
+/// Planes of the input's gradient, `plane` apart, from the output's gradient as the plan wants it and the packed weights of
+/// each class.
+#[inline(always)]
+pub fn inputs<'a, S: Simd>(
+    plan: &Backward,
+    source: &[f32],
+    packed: impl Iterator<Item = &'a [f32]>,
+    spread: &mut [f32],
+    dx: &mut [f32],
+    plane: usize,
+) {
+    if !plan.complete {
+        dx.fill(0.0);
+    }
+    for (class, packed) in plan.classes.iter().zip(packed) {
+        let Class { taps, positions, .. } = class;
+        match (class.scatter, &class.columns) {
+            (None, Some(columns)) if dx.len() == plane => columns::outputs::<S>(columns, source, packed, 0.0, dx),
+            (None, _) => tiles::outputs::<S>(source, taps, positions, packed, None, dx, plane),
+            (Some(scatter), _) => {
+                let pixels = scatter.rows * scatter.columns;
+                let dense = &mut spread[..dx.len() / plane * pixels];
+                tiles::outputs::<S>(source, taps, positions, packed, None, dense, pixels);
+                for (dense, dx) in dense.chunks_exact(pixels).zip(dx.chunks_exact_mut(plane)) {
+                    scatter.spread(dense, dx);
+                }
+            }
+        }
     }
 }
 
@@ -226,9 +291,21 @@ fn source<'a>(
     scratch
 }
 
+impl Job<'_> {
+    fn scratch(&self) -> Scratch {
+        let Sizes { ins, outs, taps, .. } = self.sizes;
+        Scratch {
+            g: scratch(self.back.padded, outs),
+            x: scratch(self.forth.as_ref().and_then(|forth| forth.padded), ins),
+            spread: Floats::filled(ins * self.back.largest_scatter(), 0.0),
+            sums: Floats::filled(outs * taps, 0.0),
+        }
+    }
+}
+
 /// Zeroed room for `planes` padded planes, and for the last vector to read past their end.
-fn scratch(padded: Option<Padded>, planes: usize) -> Vec<f32> {
-    vec![0.0; padded.map_or(0, |padded| planes * padded.plane() + MAX_LANES)]
+fn scratch(padded: Option<Padded>, planes: usize) -> Floats {
+    Floats::filled(padded.map_or(0, |padded| planes * padded.plane() + MAX_LANES), 0.0)
 }
 
 impl Sizes {

@@ -3,7 +3,13 @@
 //! [`outputs`] makes outputs from weights (the forward pass, and the gradient of the input with the weights turned round);
 //! [`weights`] makes the gradient of the weights. Both walk the positions and taps of [`super::geometry`]. A tile of several
 //! channels by several vectors stays in registers while the taps go by.
-use std::array;
+//!
+//! The loops count over array indices and call no closures: the compiler must inline everything below a vectorised function
+//! into it, or every vector goes through memory.
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators are closures, and those would not be inlined into the vectorised function"
+)]
 
 use macerator::{Scalar, Simd, Vector};
 
@@ -47,7 +53,6 @@ pub fn outputs<S: Simd>(
     let outs = packed.len() / offsets.len();
     assert!(positions.fit_source(taps, source.len(), lanes), "the source covers every position and tap");
     assert!(positions.fit_target((target.len() + plane) - outs * plane), "the target covers every position");
-    // SAFETY (of the tiles below): every position plus every offset plus a vector lies in the source, by the first assertion.
     let strip = (STRIP / (offsets.len() * lanes)).next_multiple_of(8).max(8);
     for wide in positions.wide().chunks(strip) {
         for first in (0..outs).step_by(BLOCK) {
@@ -55,6 +60,7 @@ pub fn outputs<S: Simd>(
             let weights = &packed[first * offsets.len()..(first + count) * offsets.len()];
             let bias = bias.map(|bias| &bias[first..first + count]);
             let target = &mut target[first * plane..];
+            // SAFETY: every position plus every offset plus a vector lies in the source, by the first assertion above.
             unsafe {
                 match count {
                     4 => strip_of::<S, 4>(source, offsets, wide, weights, bias, target, plane),
@@ -97,11 +103,11 @@ pub fn weights<S: Simd>(
     let outs = sums.len() / offsets.len();
     assert!(positions.fit_source(taps, source.len(), lanes), "the source covers every position and tap");
     assert!(positions.fit_target(gradient.len() - (outs - 1) * plane), "the gradient covers every position");
-    // SAFETY (of the tiles below): by these assertions every vector they load lies in its slice.
     for first in (0..outs).step_by(BLOCK) {
         let count = BLOCK.min(outs - first);
         let gradient = &gradient[first * plane..];
         let sums = &mut sums[first * offsets.len()..];
+        // SAFETY: by the assertions above every vector that the tiles load lies in its slice.
         unsafe {
             match count {
                 4 => tap_tiles::<S, 4>(source, offsets, positions, gradient, plane, sums),
@@ -127,7 +133,11 @@ unsafe fn strip_of<S: Simd, const C: usize>(
     target: &mut [f32],
     plane: usize,
 ) {
-    let bias: [f32; C] = array::from_fn(|c| bias.map_or(0.0, |bias| bias[c]));
+    let mut of_channels = [0.0; C];
+    if let Some(bias) = bias {
+        of_channels.copy_from_slice(bias);
+    }
+    let bias = of_channels;
     let mut rest = positions;
     // SAFETY: passed on.
     unsafe {
@@ -157,23 +167,28 @@ unsafe fn tiles<'a, S: Simd, const C: usize, const V: usize>(
     plane: usize,
 ) -> &'a [Position] {
     let (groups, rest) = positions.as_chunks::<V>();
+    let (weights, _) = weights.as_chunks::<C>();
     for group in groups {
-        let mut sums: [[Vector<S, f32>; V]; C] = array::from_fn(|c| [splat::<S>(bias[c]); V]);
-        for (&offset, weights) in offsets.iter().zip(weights.as_chunks::<C>().0) {
-            let pixels: [Vector<S, f32>; V] = array::from_fn(|v| {
+        let mut sums = [[splat::<S>(0.0); V]; C];
+        for c in 0..C {
+            sums[c] = [splat::<S>(bias[c]); V];
+        }
+        for (&offset, weights) in offsets.iter().zip(weights) {
+            let mut pixels = [splat::<S>(0.0); V];
+            for v in 0..V {
                 // SAFETY: by the contract of this function.
-                unsafe { load_unchecked::<S>(source, group[v].source + offset) }
-            });
-            for (sums, &weight) in sums.iter_mut().zip(weights) {
-                let weight = splat::<S>(weight);
-                for (sum, pixels) in sums.iter_mut().zip(pixels) {
-                    *sum = weight.mul_add(pixels, *sum);
+                pixels[v] = unsafe { load_unchecked::<S>(source, group[v].source + offset) };
+            }
+            for c in 0..C {
+                let weight = splat::<S>(weights[c]);
+                for v in 0..V {
+                    sums[c][v] = weight.mul_add(pixels[v], sums[c][v]);
                 }
             }
         }
-        for (c, sums) in sums.iter().enumerate() {
-            for (sum, position) in sums.iter().zip(group) {
-                store(target, c * plane + position.target, *sum);
+        for c in 0..C {
+            for v in 0..V {
+                store(target, c * plane + group[v].target, sums[c][v]);
             }
         }
     }
@@ -238,39 +253,58 @@ unsafe fn tap_tile<S: Simd, const C: usize, const T: usize>(
         return;
     }
     let lanes = f32::lanes::<S>();
-    let offsets: [usize; T] = array::from_fn(|t| offsets[t]);
+    let mut taps = [0; T];
+    taps.copy_from_slice(offsets);
     let mut sums = [[splat::<S>(0.0); T]; C];
-    let step = |sums: &mut [[Vector<S, f32>; T]; C], at: usize, gradients: [Vector<S, f32>; C]| {
-        let pixels: [Vector<S, f32>; T] = array::from_fn(|t| {
-            // SAFETY: by the contract of this function.
-            unsafe { load_unchecked::<S>(source, at + offsets[t]) }
-        });
-        for (sums, gradient) in sums.iter_mut().zip(gradients) {
-            for (sum, pixels) in sums.iter_mut().zip(pixels) {
-                *sum = gradient.mul_add(pixels, *sum);
-            }
-        }
-    };
     for &Position { source: at, target } in positions.disjoint() {
+        let mut gradients = [splat::<S>(0.0); C];
+        for c in 0..C {
+            // SAFETY: by the contract of this function.
+            gradients[c] = unsafe { load_unchecked::<S>(gradient, c * plane + target) };
+        }
         // SAFETY: by the contract of this function.
-        let gradients = array::from_fn(|c| unsafe { load_unchecked::<S>(gradient, c * plane + target) });
-        step(&mut sums, at, gradients);
+        unsafe { accumulate(&mut sums, source, at, &taps, &gradients) };
     }
     let mut mask = [0.0; MAX_LANES];
     mask[lanes - positions.own_lanes()..lanes].fill(1.0);
     for &Position { source: at, target } in positions.overlapping() {
-        let mask = load::<S>(&mask, 0);
-        let gradients = array::from_fn(|c| load::<S>(gradient, c * plane + target) * mask);
-        step(&mut sums, at, gradients);
+        let mut gradients = [load::<S>(&mask, 0); C];
+        for c in 0..C {
+            gradients[c] *= load::<S>(gradient, c * plane + target);
+        }
+        // SAFETY: by the contract of this function.
+        unsafe { accumulate(&mut sums, source, at, &taps, &gradients) };
     }
     for &Position { source: at, target } in positions.short() {
-        let part = |c: usize| &gradient[c * plane + target..][..positions.short_width()];
-        let gradients = array::from_fn(|c| load_partial::<S>(part(c)));
-        step(&mut sums, at, gradients);
+        let mut gradients = [splat::<S>(0.0); C];
+        for c in 0..C {
+            gradients[c] = load_partial::<S>(&gradient[c * plane + target..][..positions.short_width()]);
+        }
+        // SAFETY: by the contract of this function.
+        unsafe { accumulate(&mut sums, source, at, &taps, &gradients) };
     }
-    for (c, sums) in sums.into_iter().enumerate() {
-        for (t, sum) in sums.into_iter().enumerate() {
-            into[c * row + first + t] += sum.reduce_add();
+    for c in 0..C {
+        for t in 0..T {
+            into[c * row + first + t] += sums[c][t].reduce_add();
+        }
+    }
+}
+
+/// # Safety
+/// `at` plus each tap plus a vector lies in `source`.
+#[inline(always)]
+unsafe fn accumulate<S: Simd, const C: usize, const T: usize>(
+    sums: &mut [[Vector<S, f32>; T]; C],
+    source: &[f32],
+    at: usize,
+    taps: &[usize; T],
+    gradients: &[Vector<S, f32>; C],
+) {
+    for t in 0..T {
+        // SAFETY: by the contract of this function.
+        let pixels = unsafe { load_unchecked::<S>(source, at + taps[t]) };
+        for c in 0..C {
+            sums[c][t] = gradients[c].mul_add(pixels, sums[c][t]);
         }
     }
 }
