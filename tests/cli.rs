@@ -37,7 +37,8 @@ fn bad_usage_and_bad_input_end_with_status_2_and_say_what_to_do() {
     tiny("good.yaml", "sep_conv_3x3", "0", "reduce");
     tiny("primitive.yaml", "sep_conv_3", "0", "reduce");
     tiny("edge.yaml", "sep_conv_3x3", "2", "reduce");
-    tiny("key.yaml", "sep_conv_3x3", "0", "reduction");
+    tiny("key.yaml", "sep_conv_3x3", "0", "reduces");
+    folder.write("half.yaml", "version: 1\nname: half\nnormal:\n  nodes: []\n  concat: []\n");
     folder.write(
         "two.py",
         "A = Genotype(normal=[], normal_concat=[], reduce=[], reduce_concat=[])\nB = A\nC = Genotype()\n",
@@ -57,7 +58,8 @@ fn bad_usage_and_bad_input_end_with_status_2_and_say_what_to_do() {
             &["primitive.yaml:5:", "unknown primitive `sep_conv_3`", "did you mean `sep_conv_3x3`"],
         ),
         (&["inspect", "edge.yaml"], &["edge.yaml:5:", "normal.nodes[0][1].input", "state 2 is out of range", "0..=1"]),
-        (&["inspect", "key.yaml"], &["key.yaml:", "`reduction`", "did you mean `reduce`"]),
+        (&["inspect", "key.yaml"], &["key.yaml:", "unknown key `reduces`", "did you mean `reduce`"]),
+        (&["inspect", "half.yaml"], &["half.yaml:1:1", "the key `reduce` is missing"]),
         (&["inspect", "nowhere.yaml"], &["cannot read genotype nowhere.yaml", "PC_DARTS_cifar"]),
         (&["inspect", "two.py"], &["several genotypes", "A, C"]),
         (&["inspect", "two.py:D"], &["two.py", "no genotype named `D`"]),
@@ -75,7 +77,7 @@ fn bad_usage_and_bad_input_end_with_status_2_and_say_what_to_do() {
         (&["bench"], &["infer"]),
         (&["validate", "m.onnx", "--expect", "f"], &["--inputs"]),
         (&["validate", "m.onnx", "--inputs", "f", "--data", "d"], &["cannot be used with"]),
-        (&["validate", "m.onnx", "--rtol", "-1"], &["--rtol", "0 or more"]),
+        (&["validate", "m.onnx", "--rtol=-1"], &["--rtol", "0 or more"]),
         (&["validate", "m.onnx", "--adapter", "vulkan:"], &["--adapter", "the name is empty"]),
         (&["run", "m.onnx"], &["<IMAGE>"]),
         (&["run", "m.onnx", "i.png", "--device", "cpu", "--adapter", "x"], &["cannot be used with"]),
