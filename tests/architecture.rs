@@ -57,7 +57,7 @@ pub const EXTERNAL: &[(&str, &[&str])] = &[
     ("bytemuck", &["*"]),
     ("clap", &["cli", "main"]),
     ("gemm", &["kernels"]),
-    ("half", &["train"]),
+    ("half", &["onnx", "train"]),
     ("image", &["data"]),
     ("indicatif", &["cli"]),
     ("macerator", &["kernels"]),
