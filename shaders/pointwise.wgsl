@@ -92,6 +92,21 @@ fn store4(p: Place, at: u32, channel: u32, value: vec4<f32>) {
     }
 }
 
+// Four output channels of one vec4 of pixels.
+fn put(p: Place, at: u32, value: mat4x4<f32>) {
+    store(p, at, p.channel, value[0]);
+    store(p, at, p.channel + 1u, value[1]);
+    store(p, at, p.channel + 2u, value[2]);
+    store(p, at, p.channel + 3u, value[3]);
+}
+
+fn put4(p: Place, at: u32, value: mat4x4<f32>) {
+    store4(p, at, p.channel, value[0]);
+    store4(p, at, p.channel + 1u, value[1]);
+    store4(p, at, p.channel + 2u, value[2]);
+    store4(p, at, p.channel + 3u, value[3]);
+}
+
 @compute @workgroup_size(64)
 fn aligned(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let thread = (workgroup.y * 65535u + workgroup.x) * 64u + lane;
@@ -99,8 +114,7 @@ fn aligned(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocatio
         return;
     }
     let p = place(thread);
-    let one = vec4<f32>(1.0);
-    var a = outer(w[s.bias_at + p.block], one);
+    var a = outer(w[s.bias_at + p.block], vec4<f32>(1.0));
     var b = a;
     let second = min(p.second, p.quads - 1u);
     for (var c = 0u; c < s.k; c++) {
@@ -111,14 +125,8 @@ fn aligned(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocatio
         a += outer(weight, first_value);
         b += outer(weight, second_value);
     }
-    store4(p, p.first, p.channel, a[0]);
-    store4(p, p.second, p.channel, b[0]);
-    store4(p, p.first, p.channel + 1u, a[1]);
-    store4(p, p.second, p.channel + 1u, b[1]);
-    store4(p, p.first, p.channel + 2u, a[2]);
-    store4(p, p.second, p.channel + 2u, b[2]);
-    store4(p, p.first, p.channel + 3u, a[3]);
-    store4(p, p.second, p.channel + 3u, b[3]);
+    put4(p, p.first, a);
+    put4(p, p.second, b);
 }
 
 @compute @workgroup_size(64)
@@ -128,8 +136,7 @@ fn scalar(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation
         return;
     }
     let p = place(thread);
-    let one = vec4<f32>(1.0);
-    var a = outer(w[s.bias_at + p.block], one);
+    var a = outer(w[s.bias_at + p.block], vec4<f32>(1.0));
     var b = a;
     for (var c = 0u; c < s.k; c++) {
         let row = (p.image * s.k + c) * s.pixels;
@@ -139,12 +146,6 @@ fn scalar(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation
         a += outer(weight, first_value);
         b += outer(weight, second_value);
     }
-    store(p, p.first, p.channel, a[0]);
-    store(p, p.second, p.channel, b[0]);
-    store(p, p.first, p.channel + 1u, a[1]);
-    store(p, p.second, p.channel + 1u, b[1]);
-    store(p, p.first, p.channel + 2u, a[2]);
-    store(p, p.second, p.channel + 2u, b[2]);
-    store(p, p.first, p.channel + 3u, a[3]);
-    store(p, p.second, p.channel + 3u, b[3]);
+    put(p, p.first, a);
+    put(p, p.second, b);
 }

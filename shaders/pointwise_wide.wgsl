@@ -1,13 +1,14 @@
-// Pointwise convolution (1x1, stride 1, one group) with ReLU at both ends: a matrix product y = W x + bias.
+// Pointwise convolution (1x1, stride 1, one group) with ReLU at both ends: a matrix product y = W x + bias. The large block
+// is for software adapters, where a load costs much more than a register.
 //
 // Layout      x [N, k, pixels] and y [N, m, pixels], float32, row-major.
 //             w: for each block of 12 output channels [k, 3] vec4, one lane an output channel (lanes beyond m are
 //             zero); from bias_at on 3 vec4 for each block.
 // Bindings    0 sizes, 1 x, 2 w, 3 y. Entry `aligned` moves vec4 and needs pixels to be a multiple of 4; entry `scalar`
 //             takes any number.
-// Workgroup   64 threads; a thread makes 12 output channels x 2 vec4 of pixels in registers, straight from storage. No
-//             workgroup memory. The block is large for software adapters, where a load costs more than a register.
-// Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.
+// Workgroup   16 threads, so that small images still occupy several cores; a thread makes 12 output channels x 4 vec4 of
+//             pixels in registers, straight from storage. No workgroup memory.
+// Limits      threads are numbered (y * 65535 + x) * 16 + lane, so the host folds more than 65535 workgroups into y.
 
 override RELU_IN: bool = false;
 override RELU_OUT: bool = false;
@@ -20,13 +21,14 @@ struct Sizes {
     bias_at: u32,
 }
 
-// What one thread works on: vec4 `first` and `second` of every row of pixels, output channels from `channel` on.
+// What one thread works on: vec4 `column`, `column + columns` and so on of every row of pixels, output channels from
+// `channel` on.
 struct Place {
     image: u32,
     block: u32,
     channel: u32,
-    first: u32,
-    second: u32,
+    column: u32,
+    columns: u32,
     quads: u32,
 }
 
@@ -39,12 +41,10 @@ struct Place {
 
 fn place(thread: u32) -> Place {
     let quads = (s.pixels + 3u) / 4u;
-    let columns = (quads + 1u) / 2u;
+    let columns = (quads + 3u) / 4u;
     let blocks = (s.m + 11u) / 12u;
-    let column = thread % columns;
     let block = thread / columns % blocks;
-    let image = thread / columns / blocks;
-    return Place(image, block, block * 12u, column, column + columns, quads);
+    return Place(thread / columns / blocks, block, block * 12u, thread % columns, columns, quads);
 }
 
 fn rectified(value: vec4<f32>, on: bool) -> vec4<f32> {
@@ -92,113 +92,139 @@ fn store4(p: Place, at: u32, channel: u32, value: vec4<f32>) {
     }
 }
 
-@compute @workgroup_size(64)
-fn aligned(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let thread = (workgroup.y * 65535u + workgroup.x) * 64u + lane;
-    if (thread >= s.threads) {
-        return;
-    }
-    let p = place(thread);
-    let one = vec4<f32>(1.0);
-    var a0 = outer(w[s.bias_at + p.block * 3u], one);
-    var b0 = a0;
-    var a1 = outer(w[s.bias_at + p.block * 3u + 1u], one);
-    var b1 = a1;
-    var a2 = outer(w[s.bias_at + p.block * 3u + 2u], one);
-    var b2 = a2;
-    let second = min(p.second, p.quads - 1u);
-    for (var c = 0u; c < s.k; c++) {
-        let row = (p.image * s.k + c) * p.quads;
-        let first_value = load4(p.first, row);
-        let second_value = load4(second, row);
-        let weights = (p.block * s.k + c) * 3u;
-        let weight0 = w[weights];
-        let weight1 = w[weights + 1u];
-        let weight2 = w[weights + 2u];
-        a0 += outer(weight0, first_value);
-        b0 += outer(weight0, second_value);
-        a1 += outer(weight1, first_value);
-        b1 += outer(weight1, second_value);
-        a2 += outer(weight2, first_value);
-        b2 += outer(weight2, second_value);
-    }
-    store4(p, p.first, p.channel, a0[0]);
-    store4(p, p.second, p.channel, b0[0]);
-    store4(p, p.first, p.channel + 1u, a0[1]);
-    store4(p, p.second, p.channel + 1u, b0[1]);
-    store4(p, p.first, p.channel + 2u, a0[2]);
-    store4(p, p.second, p.channel + 2u, b0[2]);
-    store4(p, p.first, p.channel + 3u, a0[3]);
-    store4(p, p.second, p.channel + 3u, b0[3]);
-    store4(p, p.first, p.channel + 4u, a1[0]);
-    store4(p, p.second, p.channel + 4u, b1[0]);
-    store4(p, p.first, p.channel + 5u, a1[1]);
-    store4(p, p.second, p.channel + 5u, b1[1]);
-    store4(p, p.first, p.channel + 6u, a1[2]);
-    store4(p, p.second, p.channel + 6u, b1[2]);
-    store4(p, p.first, p.channel + 7u, a1[3]);
-    store4(p, p.second, p.channel + 7u, b1[3]);
-    store4(p, p.first, p.channel + 8u, a2[0]);
-    store4(p, p.second, p.channel + 8u, b2[0]);
-    store4(p, p.first, p.channel + 9u, a2[1]);
-    store4(p, p.second, p.channel + 9u, b2[1]);
-    store4(p, p.first, p.channel + 10u, a2[2]);
-    store4(p, p.second, p.channel + 10u, b2[2]);
-    store4(p, p.first, p.channel + 11u, a2[3]);
-    store4(p, p.second, p.channel + 11u, b2[3]);
+// Four output channels of one vec4 of pixels.
+fn put(p: Place, at: u32, channel: u32, value: mat4x4<f32>) {
+    store(p, at, channel, value[0]);
+    store(p, at, channel + 1u, value[1]);
+    store(p, at, channel + 2u, value[2]);
+    store(p, at, channel + 3u, value[3]);
 }
 
-@compute @workgroup_size(64)
-fn scalar(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let thread = (workgroup.y * 65535u + workgroup.x) * 64u + lane;
+fn put4(p: Place, at: u32, channel: u32, value: mat4x4<f32>) {
+    store4(p, at, channel, value[0]);
+    store4(p, at, channel + 1u, value[1]);
+    store4(p, at, channel + 2u, value[2]);
+    store4(p, at, channel + 3u, value[3]);
+}
+
+@compute @workgroup_size(16)
+fn aligned(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let thread = (workgroup.y * 65535u + workgroup.x) * 16u + lane;
     if (thread >= s.threads) {
         return;
     }
     let p = place(thread);
-    let one = vec4<f32>(1.0);
-    var a0 = outer(w[s.bias_at + p.block * 3u], one);
-    var b0 = a0;
-    var a1 = outer(w[s.bias_at + p.block * 3u + 1u], one);
-    var b1 = a1;
-    var a2 = outer(w[s.bias_at + p.block * 3u + 2u], one);
-    var b2 = a2;
+    let q0 = p.column;
+    let q1 = q0 + p.columns;
+    let q2 = q1 + p.columns;
+    let q3 = q2 + p.columns;
+    // Beyond the row there is nothing to store, but something must be read.
+    let last = p.quads - 1u;
+    var a00 = outer(w[s.bias_at + p.block * 3u], vec4<f32>(1.0));
+    var a01 = a00;
+    var a02 = a00;
+    var a03 = a00;
+    var a10 = outer(w[s.bias_at + p.block * 3u + 1u], vec4<f32>(1.0));
+    var a11 = a10;
+    var a12 = a10;
+    var a13 = a10;
+    var a20 = outer(w[s.bias_at + p.block * 3u + 2u], vec4<f32>(1.0));
+    var a21 = a20;
+    var a22 = a20;
+    var a23 = a20;
+    for (var c = 0u; c < s.k; c++) {
+        let row = (p.image * s.k + c) * p.quads;
+        let v0 = load4(q0, row);
+        let v1 = load4(min(q1, last), row);
+        let v2 = load4(min(q2, last), row);
+        let v3 = load4(min(q3, last), row);
+        let weights = (p.block * s.k + c) * 3u;
+        let w0 = w[weights];
+        let w1 = w[weights + 1u];
+        let w2 = w[weights + 2u];
+        a00 += outer(w0, v0);
+        a01 += outer(w0, v1);
+        a02 += outer(w0, v2);
+        a03 += outer(w0, v3);
+        a10 += outer(w1, v0);
+        a11 += outer(w1, v1);
+        a12 += outer(w1, v2);
+        a13 += outer(w1, v3);
+        a20 += outer(w2, v0);
+        a21 += outer(w2, v1);
+        a22 += outer(w2, v2);
+        a23 += outer(w2, v3);
+    }
+    put4(p, q0, p.channel, a00);
+    put4(p, q1, p.channel, a01);
+    put4(p, q2, p.channel, a02);
+    put4(p, q3, p.channel, a03);
+    put4(p, q0, p.channel + 4u, a10);
+    put4(p, q1, p.channel + 4u, a11);
+    put4(p, q2, p.channel + 4u, a12);
+    put4(p, q3, p.channel + 4u, a13);
+    put4(p, q0, p.channel + 8u, a20);
+    put4(p, q1, p.channel + 8u, a21);
+    put4(p, q2, p.channel + 8u, a22);
+    put4(p, q3, p.channel + 8u, a23);
+}
+
+@compute @workgroup_size(16)
+fn scalar(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let thread = (workgroup.y * 65535u + workgroup.x) * 16u + lane;
+    if (thread >= s.threads) {
+        return;
+    }
+    let p = place(thread);
+    let q0 = p.column;
+    let q1 = q0 + p.columns;
+    let q2 = q1 + p.columns;
+    let q3 = q2 + p.columns;
+    var a00 = outer(w[s.bias_at + p.block * 3u], vec4<f32>(1.0));
+    var a01 = a00;
+    var a02 = a00;
+    var a03 = a00;
+    var a10 = outer(w[s.bias_at + p.block * 3u + 1u], vec4<f32>(1.0));
+    var a11 = a10;
+    var a12 = a10;
+    var a13 = a10;
+    var a20 = outer(w[s.bias_at + p.block * 3u + 2u], vec4<f32>(1.0));
+    var a21 = a20;
+    var a22 = a20;
+    var a23 = a20;
     for (var c = 0u; c < s.k; c++) {
         let row = (p.image * s.k + c) * s.pixels;
-        let first_value = load(p.first, row);
-        let second_value = load(p.second, row);
+        let v0 = load(q0, row);
+        let v1 = load(q1, row);
+        let v2 = load(q2, row);
+        let v3 = load(q3, row);
         let weights = (p.block * s.k + c) * 3u;
-        let weight0 = w[weights];
-        let weight1 = w[weights + 1u];
-        let weight2 = w[weights + 2u];
-        a0 += outer(weight0, first_value);
-        b0 += outer(weight0, second_value);
-        a1 += outer(weight1, first_value);
-        b1 += outer(weight1, second_value);
-        a2 += outer(weight2, first_value);
-        b2 += outer(weight2, second_value);
+        let w0 = w[weights];
+        let w1 = w[weights + 1u];
+        let w2 = w[weights + 2u];
+        a00 += outer(w0, v0);
+        a01 += outer(w0, v1);
+        a02 += outer(w0, v2);
+        a03 += outer(w0, v3);
+        a10 += outer(w1, v0);
+        a11 += outer(w1, v1);
+        a12 += outer(w1, v2);
+        a13 += outer(w1, v3);
+        a20 += outer(w2, v0);
+        a21 += outer(w2, v1);
+        a22 += outer(w2, v2);
+        a23 += outer(w2, v3);
     }
-    store(p, p.first, p.channel, a0[0]);
-    store(p, p.second, p.channel, b0[0]);
-    store(p, p.first, p.channel + 1u, a0[1]);
-    store(p, p.second, p.channel + 1u, b0[1]);
-    store(p, p.first, p.channel + 2u, a0[2]);
-    store(p, p.second, p.channel + 2u, b0[2]);
-    store(p, p.first, p.channel + 3u, a0[3]);
-    store(p, p.second, p.channel + 3u, b0[3]);
-    store(p, p.first, p.channel + 4u, a1[0]);
-    store(p, p.second, p.channel + 4u, b1[0]);
-    store(p, p.first, p.channel + 5u, a1[1]);
-    store(p, p.second, p.channel + 5u, b1[1]);
-    store(p, p.first, p.channel + 6u, a1[2]);
-    store(p, p.second, p.channel + 6u, b1[2]);
-    store(p, p.first, p.channel + 7u, a1[3]);
-    store(p, p.second, p.channel + 7u, b1[3]);
-    store(p, p.first, p.channel + 8u, a2[0]);
-    store(p, p.second, p.channel + 8u, b2[0]);
-    store(p, p.first, p.channel + 9u, a2[1]);
-    store(p, p.second, p.channel + 9u, b2[1]);
-    store(p, p.first, p.channel + 10u, a2[2]);
-    store(p, p.second, p.channel + 10u, b2[2]);
-    store(p, p.first, p.channel + 11u, a2[3]);
-    store(p, p.second, p.channel + 11u, b2[3]);
+    put(p, q0, p.channel, a00);
+    put(p, q1, p.channel, a01);
+    put(p, q2, p.channel, a02);
+    put(p, q3, p.channel, a03);
+    put(p, q0, p.channel + 4u, a10);
+    put(p, q1, p.channel + 4u, a11);
+    put(p, q2, p.channel + 4u, a12);
+    put(p, q3, p.channel + 4u, a13);
+    put(p, q0, p.channel + 8u, a20);
+    put(p, q1, p.channel + 8u, a21);
+    put(p, q2, p.channel + 8u, a22);
+    put(p, q3, p.channel + 8u, a23);
 }

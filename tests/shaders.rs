@@ -91,11 +91,12 @@ fn every_kernel_stays_inside_the_portable_limits() {
 }
 
 #[test]
-fn every_kernel_binds_sizes_then_what_it_reads_then_what_it_writes() {
+fn every_kernel_has_its_workgroup_and_binds_sizes_then_what_it_reads_then_what_it_writes() {
     for kernel in Kernel::ALL {
         let module = naga::front::wgsl::parse_str(kernel.source()).unwrap();
         let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).unwrap();
         let index = module.entry_points.iter().position(|e| e.name == kernel.entry()).unwrap();
+        assert_eq!(module.entry_points[index].workgroup_size, [kernel.workgroup() as u32, 1, 1], "{kernel:?}");
         let mut bindings: Vec<(u32, &str)> = module
             .global_variables
             .iter()

@@ -12,6 +12,8 @@
 //! The shapes are those of a verified graph. A caller that breaks that (channels that do not fit, a window larger than
 //! the padded image) made a mistake of the program, and the functions panic and name it, as burn's own do.
 mod autodiff;
+#[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal"))]
+mod cube;
 mod flex;
 pub mod ops;
 mod portable;

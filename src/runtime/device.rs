@@ -145,7 +145,12 @@ impl Gpu {
     }
 
     /// Copies the first `bytes` of `staging`, which must be mappable, to the host. Waits for the device.
-    pub(super) fn read(&self, staging: &wgpu::Buffer, bytes: u64, doing: &str) -> Result<Vec<f32>, RuntimeError> {
+    pub(super) fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+        &self,
+        staging: &wgpu::Buffer,
+        bytes: u64,
+        doing: &str,
+    ) -> Result<Vec<T>, RuntimeError> {
         let mapped = Arc::new(Mutex::new(None));
         let result = mapped.clone();
         self.guard(doing, || {
@@ -156,10 +161,10 @@ impl Gpu {
         let why = match outcome {
             Some(Ok(())) => match staging.slice(..bytes).get_mapped_range() {
                 Ok(view) => {
-                    let floats = bytemuck::pod_collect_to_vec(&view[..]);
+                    let numbers = bytemuck::pod_collect_to_vec(&view[..]);
                     drop(view);
                     staging.unmap();
-                    return Ok(floats);
+                    return Ok(numbers);
                 }
                 Err(error) => error.to_string(),
             },

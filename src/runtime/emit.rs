@@ -151,18 +151,16 @@ impl Emitter<'_> {
         let m = weight.shape[0];
         // With 4 or 8 output channels the block of 12 would be mostly padding.
         let wide = self.target.software && m > 8;
-        let ((packed, bias_at), block) = if wide {
-            (self.pack.pointwise::<12>(weight, bias), 12)
-        } else {
-            (self.pack.pointwise::<4>(weight, bias), 4)
-        };
+        let (packed, bias_at) =
+            if wide { self.pack.pointwise::<12>(weight, bias) } else { self.pack.pointwise::<4>(weight, bias) };
+        let (channels, quads) = if wide { (12, 4) } else { (4, 2) };
         let kernel = match (wide, pixels.is_multiple_of(4)) {
             (false, true) => Kernel::Pointwise,
             (false, false) => Kernel::PointwiseScalar,
             (true, true) => Kernel::PointwiseWide,
             (true, false) => Kernel::PointwiseWideScalar,
         };
-        let count = n * m.div_ceil(block) * pixels.div_ceil(4).div_ceil(2);
+        let count = n * m.div_ceil(channels) * pixels.div_ceil(4).div_ceil(quads);
         (kernel, packed, vec![count, k, m, pixels, bias_at])
     }
 
@@ -208,7 +206,7 @@ impl Emitter<'_> {
             sizes: vec![self.elements(node.output).div_ceil(4) as u32, value.to_bits()],
             reads: Vec::new(),
             write: self.plan.buffer(node.output),
-            workgroups: fold_threads(self.elements(node.output).div_ceil(4)),
+            workgroups: fold_threads(Kernel::Fill, self.elements(node.output).div_ceil(4)),
         };
         let write = strides(&self.shape(node.output));
         let at = write.iter().zip(pads).map(|(stride, [before, _])| stride * *before as isize).sum();
@@ -262,7 +260,7 @@ impl Emitter<'_> {
             sizes: sizes.chain(reads).chain(writes).chain(rest).collect(),
             reads: vec![self.read(node, input)],
             write: self.plan.buffer(node.output),
-            workgroups: fold_threads(count),
+            workgroups: fold_threads(Kernel::Copy, count),
         })
     }
 
@@ -319,7 +317,7 @@ fn check_sizes(graph: &Graph, batch: usize) -> Result<(), RuntimeError> {
 
 /// A dispatch whose first size is its number of threads.
 fn threads(kernel: Kernel, sizes: &[usize], reads: Vec<Source>, write: usize) -> Dispatch {
-    let workgroups = fold_threads(sizes[0]);
+    let workgroups = fold_threads(kernel, sizes[0]);
     let sizes = sizes.iter().map(|&n| n as u32).collect();
     Dispatch { kernel, constants: Vec::new(), sizes, reads, write, workgroups }
 }

@@ -5,9 +5,6 @@
 
 use serde::Serialize;
 
-/// Threads of a workgroup, in every kernel.
-pub const WORKGROUP: usize = 64;
-
 /// Workgroups in x after which the host goes on in y; the kernels number them `y * 65535 + x`.
 pub const FOLD: usize = 65535;
 
@@ -19,11 +16,11 @@ pub enum Kernel {
     Conv,
     /// One input channel for each output channel.
     Depthwise,
-    /// 1x1 convolution, 4 output channels a thread, pixels a multiple of 4.
+    /// 1x1 convolution, 4 output channels and 8 pixels a thread, pixels a multiple of 4.
     Pointwise,
     /// The same for any number of pixels.
     PointwiseScalar,
-    /// 1x1 convolution, 12 output channels a thread, pixels a multiple of 4.
+    /// 1x1 convolution, 12 output channels and 16 pixels a thread, pixels a multiple of 4.
     PointwiseWide,
     /// The same for any number of pixels.
     PointwiseWideScalar,
@@ -80,6 +77,26 @@ impl Kernel {
     /// The entry point in it.
     pub fn entry(self) -> &'static str {
         self.parts().2
+    }
+
+    /// Threads of a workgroup.
+    pub fn workgroup(self) -> usize {
+        match self {
+            Kernel::PointwiseWide | Kernel::PointwiseWideScalar => 16,
+            Kernel::Conv
+            | Kernel::Depthwise
+            | Kernel::Pointwise
+            | Kernel::PointwiseScalar
+            | Kernel::Pool
+            | Kernel::Add
+            | Kernel::Relu
+            | Kernel::BatchNorm
+            | Kernel::GlobalAvgPool
+            | Kernel::Linear
+            | Kernel::Copy
+            | Kernel::Fill
+            | Kernel::WeightedSum => 64,
+        }
     }
 
     /// How many buffers it reads besides the sizes.

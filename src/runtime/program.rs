@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::kernel::{FOLD, Kernel, WORKGROUP};
+use super::kernel::{FOLD, Kernel};
 
 /// Weights of one binding start at a multiple of this many bytes, the largest offset alignment that WebGPU allows.
 pub const BINDING_ALIGN: usize = 256;
@@ -102,9 +102,9 @@ pub fn fold(count: usize) -> [u32; 2] {
     [count.min(FOLD) as u32, count.div_ceil(FOLD) as u32]
 }
 
-/// The folded workgroup counts for `threads` threads.
-pub fn fold_threads(threads: usize) -> [u32; 2] {
-    fold(threads.div_ceil(WORKGROUP))
+/// The folded workgroup counts for `threads` threads of `kernel`.
+pub fn fold_threads(kernel: Kernel, threads: usize) -> [u32; 2] {
+    fold(threads.div_ceil(kernel.workgroup()))
 }
 
 #[cfg(test)]
@@ -118,6 +118,6 @@ mod tests {
             assert_eq!(fold(count), expected);
             assert!(expected[0] as usize * expected[1] as usize >= count);
         }
-        assert_eq!(fold_threads(65), [2, 1]);
+        assert_eq!(fold_threads(Kernel::Relu, 65), [2, 1]);
     }
 }

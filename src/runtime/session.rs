@@ -18,11 +18,12 @@ use crate::ir::{Model, Shape, Tensor, Verified};
 /// A model on a device.
 #[derive(Debug)]
 pub struct Session {
-    gpu: Gpu,
-    program: Program,
+    pub(super) gpu: Gpu,
+    pub(super) program: Program,
     input_shapes: Vec<Shape>,
     buffers: Vec<wgpu::Buffer>,
-    launches: Vec<Vec<Launch>>,
+    /// For each step of the program.
+    pub(super) launches: Vec<Vec<Launch>>,
     staging: wgpu::Buffer,
     facts: SessionFacts,
 }
@@ -48,8 +49,9 @@ pub struct SessionFacts {
     pub compile_ms: f64,
 }
 
+/// A dispatch made real.
 #[derive(Debug)]
-struct Launch {
+pub(super) struct Launch {
     pipeline: wgpu::ComputePipeline,
     bindings: wgpu::BindGroup,
     workgroups: [u32; 2],
@@ -118,7 +120,7 @@ impl Session {
         self.gpu.guard(doing, || {
             self.upload(inputs);
             let mut encoder = self.encoder();
-            self.encode(&mut encoder, self.launches.iter().flatten());
+            self.encode(&mut encoder, self.launches.iter().flatten(), None);
             self.copy_outputs(&mut encoder);
             self.gpu.queue().submit([encoder.finish()]);
         })?;
@@ -146,7 +148,7 @@ impl Session {
             let doing = format!("running node `{}`", step.node);
             self.gpu.guard(&doing, || {
                 let mut encoder = self.encoder();
-                self.encode(&mut encoder, launches.iter());
+                self.encode(&mut encoder, launches.iter(), None);
                 let source = &self.buffers[step.buffer];
                 encoder.copy_buffer_to_buffer(source, 0, &staging, 0, byte_count(&step.shape));
                 self.gpu.queue().submit([encoder.finish()]);
@@ -168,23 +170,29 @@ impl Session {
         &self.program
     }
 
-    fn check(&self, inputs: &[Tensor]) -> Result<(), RuntimeError> {
+    pub(super) fn check(&self, inputs: &[Tensor]) -> Result<(), RuntimeError> {
         let names = self.program.inputs.iter().map(|port| port.name.as_str());
         check_inputs(names.zip(&self.input_shapes), inputs, Some(self.program.batch)).map(|_| ())
     }
 
-    fn upload(&self, inputs: &[Tensor]) {
+    pub(super) fn upload(&self, inputs: &[Tensor]) {
         for (port, tensor) in self.program.inputs.iter().zip(inputs) {
             self.gpu.queue().write_buffer(&self.buffers[port.buffer], 0, bytemuck::cast_slice(&tensor.data));
         }
     }
 
-    fn encoder(&self) -> wgpu::CommandEncoder {
+    pub(super) fn encoder(&self) -> wgpu::CommandEncoder {
         self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
     }
 
-    fn encode<'a>(&self, encoder: &mut wgpu::CommandEncoder, launches: impl Iterator<Item = &'a Launch>) {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    /// Encodes `launches` as one compute pass.
+    pub(super) fn encode<'a>(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        launches: impl Iterator<Item = &'a Launch>,
+        timestamp_writes: Option<wgpu::ComputePassTimestampWrites>,
+    ) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
         for launch in launches {
             let [x, y] = launch.workgroups;
             pass.set_pipeline(&launch.pipeline);
@@ -203,7 +211,7 @@ impl Session {
     }
 
     fn outputs(&self, doing: &str) -> Result<Vec<Tensor>, RuntimeError> {
-        let floats = self.gpu.read(&self.staging, output_bytes(&self.program.outputs), doing)?;
+        let floats: Vec<f32> = self.gpu.read(&self.staging, output_bytes(&self.program.outputs), doing)?;
         let mut rest = floats.as_slice();
         let take = |port: &Port| {
             let (head, tail) = rest.split_at(port.shape.iter().product());
@@ -285,7 +293,8 @@ fn padded_sizes(dispatch: &Dispatch) -> Vec<u32> {
     sizes
 }
 
-fn staging(gpu: &Gpu, bytes: u64) -> wgpu::Buffer {
+/// A buffer that the device copies results into and the host reads.
+pub(super) fn staging(gpu: &Gpu, bytes: u64) -> wgpu::Buffer {
     gpu.device().create_buffer(&wgpu::BufferDescriptor {
         label: Some("staging"),
         size: bytes,

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::cases::{Case, case, cases, network};
 use super::naive;
 use super::{
-    AdapterChoice, AdapterFacts, Gpu, Kernel, Reference, RuntimeError, Session, Target, Tolerance, adapters, compare,
-    compare_layers, emit,
+    AdapterChoice, AdapterFacts, BackendName, Gpu, Kernel, Reference, RuntimeError, Session, Target, Tolerance,
+    adapters, compare, compare_layers, emit,
 };
 use crate::ir::{Builder, Op, Shape, Tensor, Window};
 
@@ -250,6 +250,31 @@ fn a_lost_device_is_an_error_and_not_a_panic() {
         }
         let error = Session::on(&gpu, &case.model, 1).unwrap_err();
         assert!(matches!(error, RuntimeError::DeviceLost { .. }), "{}: {error}", gpu.facts());
+    }
+}
+
+#[test]
+fn every_launch_can_be_timed() {
+    let case = case("profile", 1, false, network);
+    for gpu in gpus("profile").into_iter().chain([Gpu::noop()]) {
+        let mut session = Session::on(&gpu, &case.model, 1).unwrap();
+        let profile = session.profile(&case.inputs).unwrap();
+        let expected: Vec<_> = session
+            .program()
+            .steps
+            .iter()
+            .flat_map(|s| s.dispatches.iter().map(|d| (s.node.as_str(), d.kernel)))
+            .collect();
+        let got: Vec<_> = profile.launches.iter().map(|l| (l.name.as_str(), l.kernel)).collect();
+        assert_eq!(got, expected);
+        assert_eq!(profile.timestamps, gpu.facts().timestamps && gpu.facts().backend != BackendName::Other);
+        assert!(profile.launches.iter().all(|l| l.gpu_us.is_finite() && l.gpu_us >= 0.0));
+        if gpu.facts().backend != BackendName::Other {
+            assert!(profile.launches.iter().map(|l| l.gpu_us).sum::<f64>() > 0.0, "{}", gpu.facts());
+            // A profile run leaves the session usable.
+            let expected = Reference::new(&case.model).run(&case.inputs).unwrap();
+            assert!(max_rel("profile", &session.run(&case.inputs).unwrap(), &expected) <= 1e-5);
+        }
     }
 }
 

@@ -46,19 +46,19 @@ fn run() -> Result<bool> {
     }
     ensure!(expect.is_some() || images.is_some(), USAGE);
 
-    let mut network = Network::load(&model)?;
+    let network = Network::load(&model)?;
     let mut agrees = true;
     if let Some(file) = expect {
-        agrees = compare(&mut network, &file, tolerance)?;
+        agrees = compare(&network, &file, tolerance)?;
     }
     if let Some(path) = images {
-        classify(&mut network, Path::new(&path))?;
+        classify(&network, Path::new(&path))?;
     }
     Ok(agrees)
 }
 
 /// Prints how far the outputs are from those in the file; true if they agree.
-fn compare(network: &mut Network, file: &str, tolerance: f32) -> Result<bool> {
+fn compare(network: &Network, file: &str, tolerance: f32) -> Result<bool> {
     let bytes = std::fs::read(file).with_context(|| file.to_owned())?;
     let tensors = SafeTensors::deserialize(&bytes).with_context(|| format!("{file} is not a safetensors file"))?;
     let (shape, images) = floats(&tensors, "images")?;
@@ -92,7 +92,7 @@ fn compare(network: &mut Network, file: &str, tolerance: f32) -> Result<bool> {
 }
 
 /// Prints the class of each image, and the accuracy where the folder of an image names its class.
-fn classify(network: &mut Network, path: &Path) -> Result<()> {
+fn classify(network: &Network, path: &Path) -> Result<()> {
     let mut files = Vec::new();
     collect(path, &mut files)?;
     ensure!(!files.is_empty(), "{}: no .jpg or .png files", path.display());

@@ -1,38 +1,47 @@
 //! The network in tract, and what its metadata says.
 //!
-//! Takes the path of a model; gives logits for images. A model with any batch size is optimised once per size it is run
-//! with; one with a fixed size is filled up with zeros.
+//! Takes the path of a model; gives logits for images. A model of any batch size is optimised with the size as a symbol,
+//! once; the batch of one with a fixed size is filled up with zeros.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tract_onnx::prelude::*;
-use tract_onnx::tract_hir::infer::Factoid;
+use tract_onnx::tract_core::internal::DimLike;
 
 use crate::picture::Recipe;
 
 /// A model, ready to run.
 pub struct Network {
-    model: InferenceModel,
+    plan: Arc<TypedRunnableModel>,
     /// Channels, height and width of an image.
     image: [usize; 3],
     /// The number of images of one run, if the model fixes it.
     fixed: Option<usize>,
-    /// The plan for a number of images.
-    plan: Option<(usize, Arc<TypedRunnableModel>)>,
+    /// The metadata of the file, by key.
+    metadata: HashMap<String, String>,
 }
 
 impl Network {
     /// Reads an ONNX file.
     pub fn load(path: &str) -> Result<Self> {
         let model = tract_onnx::onnx().model_for_path(path).with_context(|| format!("cannot load {path}"))?;
-        let dims: Vec<Option<usize>> =
-            model.input_fact(0)?.shape.dims().map(|d| d.concretize()?.to_usize().ok()).collect();
+        let mut metadata = HashMap::new();
+        for (key, value) in &model.properties {
+            if let Some(key) = key.strip_prefix("onnx.metadata_props.") {
+                metadata.extend(value.to_plain_array_view::<String>()?.first().map(|v| (key.to_owned(), v.clone())));
+            }
+        }
+        // Every value in the file has its shape, with `batch` as a symbol. To fix it by `with_input_fact`, those would have
+        // to be ignored (`Onnx::with_ignore_value_info`); the symbol serves any number of images.
+        let model = model.into_optimized().with_context(|| format!("cannot optimise {path}"))?;
+        let dims: Vec<Option<usize>> = model.input_fact(0)?.shape.iter().map(|d| d.to_usize().ok()).collect();
         let &[fixed, Some(c), Some(h), Some(w)] = dims.as_slice() else {
-            anyhow::bail!("{path}: the input must be [batch, channels, height, width] with known sizes, it is {dims:?}")
+            bail!("{path}: the input must be [batch, channels, height, width] with known sizes, it is {dims:?}")
         };
-        Ok(Self { model, image: [c, h, w], fixed, plan: None })
+        Ok(Self { plan: model.into_runnable()?, image: [c, h, w], fixed, metadata })
     }
 
     /// Channels, height and width of the images it reads.
@@ -41,7 +50,7 @@ impl Network {
     }
 
     /// The logits of images that lie one after the other in `images`, in runs of `batch`.
-    pub fn logits(&mut self, images: &[f32], batch: usize) -> Result<Vec<f32>> {
+    pub fn logits(&self, images: &[f32], batch: usize) -> Result<Vec<f32>> {
         let size = self.image.iter().product::<usize>();
         let batch = self.fixed.unwrap_or(batch);
         let mut out = Vec::new();
@@ -54,20 +63,11 @@ impl Network {
         Ok(out)
     }
 
-    fn run(&mut self, images: Vec<f32>, count: usize) -> Result<Vec<f32>> {
+    fn run(&self, images: Vec<f32>, count: usize) -> Result<Vec<f32>> {
         let [c, h, w] = self.image;
         let batch = images.len() / (c * h * w);
-        let plan = match &self.plan {
-            Some((size, plan)) if *size == batch => plan.clone(),
-            _ => {
-                let fact = f32::fact([batch, c, h, w]).into();
-                let plan = self.model.clone().with_input_fact(0, fact)?.into_optimized()?.into_runnable()?;
-                self.plan = Some((batch, plan.clone()));
-                plan
-            }
-        };
         let input = Tensor::from_shape(&[batch, c, h, w], &images)?;
-        let output = plan.run(tvec![input.into()])?.remove(0).into_tensor();
+        let output = self.plan.run(tvec![input.into()])?.remove(0).into_tensor();
         ensure!(output.rank() == 2, "the output must be [batch, classes], it is {:?}", output.shape());
         let classes = output.shape()[1];
         Ok(output.to_plain_array_view::<f32>()?.iter().take(count * classes).copied().collect())
@@ -88,10 +88,8 @@ impl Network {
     }
 
     fn metadata(&self, key: &str) -> Result<Value> {
-        let property = self.model.properties.get(&format!("onnx.metadata_props.{key}"));
-        let property =
-            property.with_context(|| format!("the model has no metadata `{key}`: is it of idarts-compile?"))?;
-        let text = property.to_plain_array_view::<String>()?.iter().next().cloned().unwrap_or_default();
-        serde_json::from_str(&text).with_context(|| format!("metadata `{key}`"))
+        let text = self.metadata.get(key);
+        let text = text.with_context(|| format!("the model has no metadata `{key}`: is it of idarts-compile?"))?;
+        serde_json::from_str(text).with_context(|| format!("metadata `{key}`"))
     }
 }

@@ -171,9 +171,19 @@ impl<'a> View<'a> {
         &self.data[start..start + self.pixels()]
     }
 
-    /// Plane number `index`, counted through images and channels.
-    pub fn nth_plane(&self, index: usize) -> &'a [f32] {
-        self.plane(index / self.dims[1], index % self.dims[1])
+    /// The planes of `range`, counted through images and channels, each with its image and channel.
+    pub fn walk(&self, range: Range<usize>) -> impl Iterator<Item = ([usize; 2], &'a [f32])> + use<'a> {
+        let view = *self;
+        let [channels, first] = [self.dims[1], range.start];
+        let (mut image, mut channel) = (first / channels, first % channels);
+        range.map(move |_| {
+            let here = ([image, channel], view.plane(image, channel));
+            channel += 1;
+            if channel == channels {
+                (image, channel) = (image + 1, 0);
+            }
+            here
+        })
     }
 
     /// From the start of channel `c` to the end of channel `c + count - 1`; planes lie `self.plane` apart.

@@ -8,7 +8,10 @@ use std::{
     collections::HashMap,
     mem::MaybeUninit,
     ops::{Deref, DerefMut},
-    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{
+        LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use burn::tensor::Bytes;
@@ -22,11 +25,19 @@ const IDLE: usize = 1 << 24;
 
 static MEMORY: LazyLock<Mutex<Memory>> = LazyLock::new(Mutex::default);
 
+/// Counts buffers, to deal out places.
+static BUFFERS: AtomicUsize = AtomicUsize::new(0);
+
 /// Where buffers begin, in bytes: at a cache line, so that few vectors lie across two of them.
 const ALIGNMENT: usize = 64;
 
-/// Floats allocated beyond a buffer's length, to find an aligned start among.
-const SLACK: usize = ALIGNMENT / size_of::<f32>();
+/// How many places within a page buffers begin at in turn, and the floats between them. Two buffers that begin at the same
+/// place make a load wait for an unrelated store at the same distance from it.
+const PLACES: usize = 16;
+const PLACE: usize = 4 * ALIGNMENT / size_of::<f32>();
+
+/// Floats allocated beyond a buffer's length, to find a start among.
+const SLACK: usize = ALIGNMENT / size_of::<f32>() + PLACES * PLACE;
 
 /// A buffer of floats that starts at a cache line, and returns to the idle ones when dropped.
 #[derive(Debug)]
@@ -58,9 +69,12 @@ struct Held(Floats);
 impl Floats {
     /// `len` floats; what is in them is left over from earlier use.
     pub fn new(len: usize) -> Self {
-        let found = if len < WORTHWHILE { None } else { memory().take(len) };
-        let all = found.unwrap_or_else(|| vec![0.0; len + SLACK]);
-        let start = all.as_ptr().align_offset(ALIGNMENT).min(SLACK);
+        let kept = len >= WORTHWHILE;
+        let found = if kept { memory().take(len) } else { None };
+        let slack = if kept { SLACK } else { ALIGNMENT / size_of::<f32>() };
+        let all = found.unwrap_or_else(|| vec![0.0; len + slack]);
+        let place = if kept { BUFFERS.fetch_add(1, Ordering::Relaxed) % PLACES } else { 0 };
+        let start = (all.as_ptr().align_offset(ALIGNMENT) + place * PLACE).min(all.len() - len);
         let mut floats = Self { all, start, len };
         if cfg!(test) {
             // Under test no kernel may live on what an earlier one left.

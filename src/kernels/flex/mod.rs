@@ -1,14 +1,15 @@
 //! The kernels on burn's CPU back end.
 //!
-//! Takes and gives CPU tensors (f32); routes each operation to its kernel. [`conv`] is every convolution, [`norm`] the batch
-//! normalisation, [`pool`] the pools, [`pixels`] the element by element operations and channel moves; [`buffer`] and [`simd`]
-//! are what they stand on.
+//! Takes and gives CPU tensors (f32); routes each operation to its kernel: [`conv`] every convolution, [`norm`] batch
+//! normalisation, [`max_pool`] and [`avg_pool`], [`pixels`] the rest. [`buffer`], [`memory`] and [`simd`] are what they stand
+//! on. The few shapes the kernels are not made for go to the portable bodies.
+mod avg_pool;
 mod buffer;
 mod conv;
+mod max_pool;
 mod memory;
 mod norm;
 mod pixels;
-mod pool;
 mod simd;
 
 use burn::backend::{Flex, flex::FlexTensor};
@@ -16,11 +17,15 @@ use burn::backend::{Flex, flex::FlexTensor};
 use super::{
     Window,
     ops::{Grads, KernelGrads, KernelOps, Operands, Wanted},
+    portable,
 };
 
 impl KernelOps for Flex {
     fn convolve(x: FlexTensor, w: FlexTensor, bias: Operands<Self>, window: Window, groups: usize) -> FlexTensor {
-        conv::forward(x, w, bias.single(), window, groups)
+        match conv::suits(&x, &w, window) {
+            true => conv::forward(x, w, bias.single(), window, groups),
+            false => portable::convolve::<Self>(x, w, bias, window, groups),
+        }
     }
 
     fn rectify(x: FlexTensor) -> FlexTensor {
@@ -37,11 +42,14 @@ impl KernelOps for Flex {
     }
 
     fn pool_max(x: FlexTensor, window: Window) -> FlexTensor {
-        pool::max(x, window, false).0
+        match max_pool::suits(&window) {
+            true => max_pool::forward(x, window, false).0,
+            false => portable::pool_max::<Self>(x, window),
+        }
     }
 
     fn pool_avg(x: FlexTensor, window: Window, count_include_pad: bool) -> FlexTensor {
-        pool::average(x, window, count_include_pad)
+        avg_pool::forward(x, window, count_include_pad)
     }
 
     fn mix(weights: FlexTensor, indices: Vec<usize>, xs: Operands<Self>) -> FlexTensor {
@@ -66,6 +74,9 @@ impl KernelGrads for Flex {
         groups: usize,
         wanted: Wanted,
     ) -> Grads<Self> {
+        if !conv::suits(&x, &w, window) {
+            return portable::convolve_grads::<Self>(x, w, g, window, groups, wanted);
+        }
         let [x, w, bias] = conv::backward(x, w, g, window, groups, [wanted.x, wanted.w, wanted.bias]);
         Grads { x, w, bias }
     }
@@ -92,16 +103,22 @@ impl KernelGrads for Flex {
     }
 
     fn pool_max_with_argmax(x: FlexTensor, window: Window) -> (FlexTensor, FlexTensor) {
-        let (y, argmax) = pool::max(x, window, true);
+        if !max_pool::suits(&window) {
+            return portable::pool_max_with_argmax::<Self>(x, window);
+        }
+        let (y, argmax) = max_pool::forward(x, window, true);
         (y, argmax.expect("asked for"))
     }
 
     fn pool_max_grad(shape: [usize; 4], argmax: FlexTensor, g: FlexTensor, window: Window) -> FlexTensor {
-        pool::max_grad(shape, argmax, g, window)
+        match max_pool::suits(&window) {
+            true => max_pool::backward(shape, argmax, g, window),
+            false => portable::pool_max_grad::<Self>(shape, argmax, g, window),
+        }
     }
 
     fn pool_avg_grad(shape: [usize; 4], g: FlexTensor, window: Window, count_include_pad: bool) -> FlexTensor {
-        pool::average_grad(shape, g, window, count_include_pad)
+        avg_pool::backward(shape, g, window, count_include_pad)
     }
 
     fn mix_grads(

@@ -151,8 +151,7 @@ fn inverse_deviation(var: f32, eps: f32) -> f32 {
 /// Mean of each plane, and the sum of squares around it.
 #[macerator::with_simd]
 fn moments_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, out: &mut [f32]) {
-    for (plane, out) in planes.zip(out.chunks_exact_mut(2)) {
-        let plane = x.nth_plane(plane);
+    for ((_, plane), out) in x.walk(planes).zip(out.chunks_exact_mut(2)) {
         let [sum] = sums::<S, 1, 1>([plane], |[x]| [x]);
         let mean = sum / plane.len() as f32;
         let center = splat::<S>(mean);
@@ -167,36 +166,36 @@ fn moments_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, out: &mut [f32]) {
 /// Of each plane the sum of `g` and that of `g * (x - center)`.
 #[macerator::with_simd]
 fn products_of<'a, S: Simd>(x: View<'a>, g: View<'a>, planes: Range<usize>, centers: &[f32], out: &mut [f32]) {
-    for (plane, out) in planes.zip(out.chunks_exact_mut(2)) {
-        let center = splat::<S>(centers[plane % x.dims[1]]);
-        let sums = sums::<S, 2, 2>([x.nth_plane(plane), g.nth_plane(plane)], |[x, g]| [g, g * (x - center)]);
-        out.copy_from_slice(&sums);
+    let planes = x.walk(planes.clone()).zip(g.walk(planes));
+    for ((([_, channel], x), (_, g)), out) in planes.zip(out.chunks_exact_mut(2)) {
+        let center = splat::<S>(centers[channel]);
+        out.copy_from_slice(&sums::<S, 2, 2>([x, g], |[x, g]| [g, g * (x - center)]));
     }
 }
 
 #[macerator::with_simd]
 fn sums_of<'a, S: Simd>(g: View<'a>, planes: Range<usize>, out: &mut [f32]) {
-    for (plane, out) in planes.zip(out) {
-        [*out] = sums::<S, 1, 1>([g.nth_plane(plane)], |[g]| [g]);
+    for ((_, plane), out) in g.walk(planes).zip(out) {
+        [*out] = sums::<S, 1, 1>([plane], |[g]| [g]);
     }
 }
 
 #[macerator::with_simd]
 fn lines_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, lines: &[Line], out: &mut [f32]) {
-    for (plane, out) in planes.zip(out.chunks_exact_mut(x.pixels())) {
-        let line = lines[plane % x.dims[1]];
+    for (([_, channel], plane), out) in x.walk(planes).zip(out.chunks_exact_mut(x.pixels())) {
+        let line = lines[channel];
         let [factor, offset] = [line.factor, line.offset].map(splat::<S>);
-        map([x.nth_plane(plane)], out, |[x]: [Vector<S, f32>; 1]| x.mul_add(factor, offset));
+        map([plane], out, |[x]: [Vector<S, f32>; 1]| x.mul_add(factor, offset));
     }
 }
 
 #[macerator::with_simd]
 fn slopes_of<'a, S: Simd>(x: View<'a>, g: View<'a>, planes: Range<usize>, slopes: &[Slope], out: &mut [f32]) {
-    for (plane, out) in planes.zip(out.chunks_exact_mut(x.pixels())) {
-        let of_channel = slopes[plane % x.dims[1]];
+    let out = out.chunks_exact_mut(x.pixels());
+    for ((([_, channel], x), (_, g)), out) in x.walk(planes.clone()).zip(g.walk(planes)).zip(out) {
+        let of_channel = slopes[channel];
         let [factor, center] = [of_channel.factor, of_channel.center].map(splat::<S>);
         let [slope, offset] = [of_channel.slope, of_channel.offset].map(splat::<S>);
-        let planes = [x.nth_plane(plane), g.nth_plane(plane)];
-        map(planes, out, |[x, g]: [Vector<S, f32>; 2]| g.mul_add(factor, (x - center).mul_add(slope, offset)));
+        map([x, g], out, |[x, g]: [Vector<S, f32>; 2]| g.mul_add(factor, (x - center).mul_add(slope, offset)));
     }
 }

@@ -137,29 +137,29 @@ pub fn place_channels(g: FlexTensor, start: usize, channels: usize) -> FlexTenso
 #[macerator::with_simd]
 fn relu_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, out: &mut [f32]) {
     let zero = splat::<S>(0.0);
-    for (plane, out) in planes.zip(out.chunks_exact_mut(x.pixels())) {
-        map([x.nth_plane(plane)], out, |[x]: [Vector<S, f32>; 1]| x.le(zero).select(zero, x));
+    for ((_, plane), out) in x.walk(planes).zip(out.chunks_exact_mut(x.pixels())) {
+        map([plane], out, |[x]: [Vector<S, f32>; 1]| x.le(zero).select(zero, x));
     }
 }
 
 #[macerator::with_simd]
 fn relu_grad_of<'a, S: Simd>(y: View<'a>, g: View<'a>, planes: Range<usize>, out: &mut [f32]) {
     let zero = splat::<S>(0.0);
-    for (plane, out) in planes.zip(out.chunks_exact_mut(y.pixels())) {
-        let inputs = [y.nth_plane(plane), g.nth_plane(plane)];
-        map(inputs, out, |[y, g]: [Vector<S, f32>; 2]| y.le(zero).select(zero, g));
+    let out = out.chunks_exact_mut(y.pixels());
+    for (((_, y), (_, g)), out) in y.walk(planes.clone()).zip(g.walk(planes)).zip(out) {
+        map([y, g], out, |[y, g]: [Vector<S, f32>; 2]| y.le(zero).select(zero, g));
     }
 }
 
 #[macerator::with_simd]
 fn mix_of<'a, S: Simd>(xs: &[View<'a>], weights: &[f32], planes: Range<usize>, out: &mut [f32]) {
-    for (plane, out) in planes.zip(out.chunks_exact_mut(xs[0].pixels())) {
+    for (([image, channel], _), out) in xs[0].walk(planes).zip(out.chunks_exact_mut(xs[0].pixels())) {
         let (fours, rest) = xs.as_chunks::<4>();
         let (weights_of_fours, weights_of_rest) = weights.as_chunks::<4>();
         let mut first = true;
         for (xs, weights) in fours.iter().zip(weights_of_fours) {
             let [a, b, c, d] = weights.map(splat::<S>);
-            let planes = xs.each_ref().map(|x| x.nth_plane(plane));
+            let planes = xs.each_ref().map(|x| x.plane(image, channel));
             let sum = |[xa, xb, xc, xd]: [Vector<S, f32>; 4]| a.mul_add(xa, b * xb) + c.mul_add(xc, d * xd);
             match first {
                 true => map(planes, out, sum),
@@ -169,7 +169,7 @@ fn mix_of<'a, S: Simd>(xs: &[View<'a>], weights: &[f32], planes: Range<usize>, o
         }
         for (x, &weight) in rest.iter().zip(weights_of_rest) {
             let weight = splat::<S>(weight);
-            let planes = [x.nth_plane(plane)];
+            let planes = [x.plane(image, channel)];
             match first {
                 true => map(planes, out, |[x]: [Vector<S, f32>; 1]| weight * x),
                 false => update(planes, out, |[x]: [Vector<S, f32>; 1], y| weight.mul_add(x, y)),
@@ -180,6 +180,7 @@ fn mix_of<'a, S: Simd>(xs: &[View<'a>], weights: &[f32], planes: Range<usize>, o
 }
 
 /// Writes the products of each plane of g with each input, and each gradient.
+#[allow(clippy::needless_lifetimes, reason = "with_simd needs every lifetime named")]
 #[macerator::with_simd]
 fn mix_grads_of<'a, 'b, S: Simd>(
     xs: &[View<'a>],
@@ -191,10 +192,9 @@ fn mix_grads_of<'a, 'b, S: Simd>(
     let Some((products, gradients)) = cuts.split_first_mut() else {
         return;
     };
-    for (i, plane) in planes.enumerate() {
-        let of_g = g.nth_plane(plane);
+    for (i, ([image, channel], of_g)) in g.walk(planes).enumerate() {
         for (k, x) in xs.iter().enumerate() {
-            [products[i * xs.len() + k]] = sums::<S, 2, 1>([of_g, x.nth_plane(plane)], |[g, x]| [g * x]);
+            [products[i * xs.len() + k]] = sums::<S, 2, 1>([of_g, x.plane(image, channel)], |[g, x]| [g * x]);
         }
         for (gradient, &factor) in gradients.iter_mut().zip(factors) {
             let factor = splat::<S>(factor);

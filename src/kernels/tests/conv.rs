@@ -61,6 +61,11 @@ fn cases() -> Vec<Case> {
         Case(1, 4, 6, 2, [9, 8], square(3, 2, 2, 2)),
         Case(1, 2, 3, 1, [11, 11], square(7, 3, 3, 1)),
         Case(1, 2, 3, 1, [12, 40], square(3, 1, 0, 1)),
+        // Wide, to a single pixel and to few.
+        Case(3, 20, 6, 1, [2, 2], square(2, 1, 0, 1)),
+        Case(2, 70, 5, 1, [1, 2], square(1, 1, 0, 1)),
+        // Enough channels for planes to collide in the cache.
+        Case(1, 18, 20, 1, [32, 32], square(1, 1, 0, 1)),
     ]
 }
 
@@ -120,6 +125,24 @@ fn portable_bodies_agree_with_the_cpu_kernels() {
             }
         }
     }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let window = Window::square(3, 1, 1, 1);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a few threads");
+        pool.install(|| {
+            let [x, g] = [1, 2].map(|seed| primitive([40, 6, 33, 32], seed));
+            let w = primitive([6, 1, 3, 3], 3);
+            let wanted = Wanted { x: true, w: true, bias: true };
+            let grads = Flex::convolve_grads(x, w, g, window, 6, wanted);
+            let [x, w] = [grads.x, grads.w].map(|t| Tensor::<4>::from_primitive::<Flex>(t.expect("wanted")));
+            let bias = Tensor::<1>::from_primitive::<Flex>(grads.bias.expect("wanted"));
+            [values(x), values(w), values(bias)]
+        })
+    };
+    assert!(run(1) == run(3), "every bit is the same");
 }
 
 #[test]

@@ -4,45 +4,12 @@
 //! [`Padded`] layout of the source planes, the [`Taps`] (offsets, one for each weight) and the [`Positions`] (one for each
 //! output vector). With these three every kernel, stride, dilation and group count is the same loop: an output is the sum of
 //! weight times source at position plus offset.
-use super::{super::super::Window, columns::Columns};
-
-/// A copy of source planes with their padding, columns sorted by their remainder modulo the stride, so that neighbouring
-/// outputs read neighbouring columns at any stride.
-#[derive(Clone, Copy, Debug)]
-pub struct Padded {
-    rows: usize,
-    phases: usize,
-    width: usize,
-    top: usize,
-    left: usize,
-    size: [usize; 2],
-}
-
-/// Offsets from a position, in the order of the weights.
-#[derive(Clone, Debug)]
-pub struct Taps {
-    offsets: Vec<usize>,
-    max: usize,
-}
-
-/// Source and destination of each output vector.
-#[derive(Clone, Debug)]
-pub struct Positions {
-    /// Private, because the largest of them is what the unchecked loads rely on.
-    wide: Vec<Position>,
-    short: Vec<Position>,
-    disjoint: usize,
-    width: usize,
-    lanes: usize,
-    max_source: usize,
-    max_target: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct Position {
-    pub source: usize,
-    pub target: usize,
-}
+use super::{
+    super::super::Window,
+    columns::Columns,
+    padded::Padded,
+    positions::{Positions, Taps},
+};
 
 /// What the forward pass reads and writes.
 pub struct Forward {
@@ -104,7 +71,17 @@ impl Forward {
             top: window.padding[0],
             left: window.padding[1],
             size,
+            gap: 0,
         };
+        if in_place && pointwise && collide(planes, stride) {
+            let padded = Padded::apart(size);
+            return Self {
+                padded: Some(padded),
+                taps: Taps::new((0..planes).map(|c| c * padded.plane()).collect()),
+                positions: Positions::new(lanes, height * width, [[0, 0]]),
+                columns: None,
+            };
+        }
         let (row, plane) = if in_place { (width, stride) } else { (padded.row(), padded.plane()) };
         let taps = (0..planes * kh * kw).map(|k| {
             let (c, ky, kx) = (k / (kh * kw), k / kw % kh, k % kw);
@@ -139,10 +116,12 @@ impl Backward {
         let [height, width] = size;
         let output = window.output_size(size);
         if window.kernel == [1, 1] && window.padding == [0, 0] && window.stride == [1, 1] && height * width >= lanes {
-            let taps = Taps::new((0..planes).map(|c| c * stride).collect());
+            let padded = collide(planes, stride).then(|| Padded::apart(size));
+            let plane = padded.map_or(stride, |padded| padded.plane());
+            let taps = Taps::new((0..planes).map(|c| c * plane).collect());
             let positions = Positions::new(lanes, height * width, [[0, 0]]);
             let class = Class { kernel: vec![[0, 0]], taps, positions, columns: None, scatter: None };
-            return Self { padded: None, classes: vec![class], complete: true };
+            return Self { padded, classes: vec![class], complete: true };
         }
         let [sh, sw] = window.stride;
         // An input pixel at padded coordinate `r = class + s * i` meets tap k at output `i - (k * d - class) / s`. The scratch
@@ -158,6 +137,7 @@ impl Backward {
             top: reach[0],
             left: reach[1],
             size: output,
+            gap: 0,
         };
         let class = |a: usize, b: usize| {
             let [rows, columns] = [axis_taps(window, 0, a), axis_taps(window, 1, b)];
@@ -217,7 +197,7 @@ impl Backward {
         };
         let classes = (0..sh).flat_map(|a| (0..sw).map(move |b| (a, b))).map(|(a, b)| class(a, b));
         let with_pixels = classes.filter(|class| !class.positions.is_empty());
-        let (classes, without_taps): (Vec<_>, Vec<_>) = with_pixels.partition(|class| !class.taps.offsets.is_empty());
+        let (classes, without_taps): (Vec<_>, Vec<_>) = with_pixels.partition(|class| !class.taps.offsets().is_empty());
         Self { padded: Some(padded), classes, complete: without_taps.is_empty() }
     }
 }
@@ -239,121 +219,21 @@ impl Scatter {
     }
 }
 
+/// Whether planes read together fall on so few places of the first-level cache that they drive each other out of it. Its sets
+/// repeat every 4 KiB, and each holds eight lines.
+fn collide(planes: usize, stride: usize) -> bool {
+    let bytes = stride * size_of::<f32>();
+    let places = if bytes == 0 {
+        return false;
+    } else {
+        4096 >> bytes.trailing_zeros().min(12)
+    };
+    planes > 4 * places
+}
+
 /// The taps k of one axis with `k * dilation = class` modulo the stride, and `(k * dilation - class) / stride` of each.
 fn axis_taps(window: &Window, axis: usize, class: usize) -> Vec<(usize, usize)> {
     let (d, s) = (window.dilation[axis], window.stride[axis]);
     let meets = (0..window.kernel[axis]).filter(|k| k * d % s == class);
     meets.map(|k| (k, (k * d - class) / s)).collect()
-}
-
-impl Padded {
-    fn row(&self) -> usize {
-        self.phases * self.width
-    }
-
-    /// Floats of one plane.
-    pub fn plane(&self) -> usize {
-        self.rows * self.row()
-    }
-
-    /// Copies a plane to its place, each value through `map`; what is padding is left alone and must be filled once before.
-    #[inline(always)]
-    pub fn copy(&self, plane: &[f32], scratch: &mut [f32], map: impl Fn(f32) -> f32) {
-        let [height, width] = self.size;
-        let rows = scratch[..self.plane()].chunks_exact_mut(self.row()).skip(self.top);
-        for (from, to) in plane[..height * width].chunks_exact(width).zip(rows) {
-            if self.phases == 1 {
-                let count = width.min(self.width - self.left);
-                let to = &mut to[self.left..self.left + count];
-                to.iter_mut().zip(from).for_each(|(to, &from)| *to = map(from));
-            } else {
-                for (phase, to) in to.chunks_exact_mut(self.width).enumerate() {
-                    // Column q * phases + phase - left of the image goes to place q.
-                    let skip = self.left.saturating_sub(phase).div_ceil(self.phases);
-                    let first = skip * self.phases + phase - self.left;
-                    let from = from.get(first..).unwrap_or_default().iter().step_by(self.phases);
-                    to.iter_mut().skip(skip).zip(from).for_each(|(to, &from)| *to = map(from));
-                }
-            }
-        }
-    }
-}
-
-impl Taps {
-    fn new(offsets: Vec<usize>) -> Self {
-        let max = offsets.iter().copied().max().unwrap_or(0);
-        Self { offsets, max }
-    }
-
-    pub fn offsets(&self) -> &[usize] {
-        &self.offsets
-    }
-}
-
-impl Positions {
-    /// `rows` are the source and target of the first output of each row of `width` outputs.
-    fn new(lanes: usize, width: usize, rows: impl IntoIterator<Item = [usize; 2]>) -> Self {
-        let (mut disjoint, mut overlapping, mut short) = (Vec::new(), Vec::new(), Vec::new());
-        for [source, target] in rows {
-            let at = |column| Position { source: source + column, target: target + column };
-            if width == 0 {
-            } else if width < lanes {
-                short.push(at(0));
-            } else {
-                disjoint.extend((0..width / lanes).map(|i| at(i * lanes)));
-                if !width.is_multiple_of(lanes) {
-                    overlapping.push(at(width - lanes));
-                }
-            }
-        }
-        let count = disjoint.len();
-        let mut wide = disjoint;
-        wide.extend(overlapping);
-        let all = || wide.iter().chain(&short);
-        let max_source = all().map(|position| position.source).max().unwrap_or(0);
-        let max_target = all().map(|position| position.target).max().unwrap_or(0);
-        Self { wide, short, disjoint: count, width, lanes, max_source, max_target }
-    }
-
-    /// Vectors that lie wholly in a row of outputs, some of them moved back from its end over their neighbour.
-    pub fn wide(&self) -> &[Position] {
-        &self.wide
-    }
-
-    /// Those of [`Positions::wide`] that overlap no other.
-    pub fn disjoint(&self) -> &[Position] {
-        &self.wide[..self.disjoint]
-    }
-
-    /// Those moved back; only their last [`Positions::own_lanes`] lanes are theirs alone.
-    pub fn overlapping(&self) -> &[Position] {
-        &self.wide[self.disjoint..]
-    }
-
-    pub fn own_lanes(&self) -> usize {
-        self.width % self.lanes
-    }
-
-    /// Rows shorter than a vector, each [`Positions::short_width`] long.
-    pub fn short(&self) -> &[Position] {
-        &self.short
-    }
-
-    pub fn short_width(&self) -> usize {
-        self.width
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.wide.is_empty() && self.short.is_empty()
-    }
-
-    /// Whether a vector of `lanes` at every position plus every offset lies in a source of `len` floats.
-    pub fn fit_source(&self, taps: &Taps, len: usize, lanes: usize) -> bool {
-        lanes == self.lanes && self.max_source + taps.max + lanes <= len
-    }
-
-    /// Whether a vector at every target lies in a buffer of `len` floats.
-    pub fn fit_target(&self, len: usize) -> bool {
-        self.max_target + self.width.min(self.lanes) <= len
-    }
 }

@@ -1,7 +1,7 @@
 //! The two inner loops of every convolution, over slices.
 //!
 //! [`outputs`] makes outputs from weights (the forward pass, and the gradient of the input with the weights turned round);
-//! [`weights`] makes the gradient of the weights. Both walk the positions and taps of [`super::geometry`]. A tile of several
+//! [`weights`] makes the gradient of the weights. Both walk the positions and taps of [`super::positions`]. A tile of several
 //! channels by several vectors stays in registers while the taps go by.
 //!
 //! The loops count over array indices and call no closures: the compiler must inline everything below a vectorised function
@@ -15,7 +15,7 @@ use macerator::{Scalar, Simd, Vector};
 
 use super::{
     super::simd::{MAX_LANES, load, load_partial, load_unchecked, splat, store, store_partial},
-    geometry::{Position, Positions, Taps},
+    positions::{Position, Positions, Taps},
 };
 
 /// Channels one tile computes together; weights are packed in blocks of it.

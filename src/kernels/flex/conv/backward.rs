@@ -1,0 +1,161 @@
+//! Gradients of a convolution with respect to its input, weights and bias.
+//!
+//! Takes the input, the weights and the output's gradient; gives what is wanted of the three. A chunk is some images with all
+//! their groups, or some groups of one image; each chunk sums its own copy of the weights' gradient, and the copies are added
+//! in order.
+use burn::backend::flex::FlexTensor;
+use macerator::Simd;
+
+use super::{
+    super::{
+        super::Window,
+        buffer::{Part, View, fill, into_tensor, readable, sum_rows, vector},
+        memory::Floats,
+        norm::channel_sums,
+        simd::lanes,
+    },
+    Sizes, Start, columns,
+    geometry::{Backward, Forward},
+    inputs,
+    padded::scratch,
+    source, tiles,
+};
+
+/// Gradients of x, w and bias where wanted.
+pub type Gradients = [Option<FlexTensor>; 3];
+
+/// What the backward pass of one convolution works with.
+struct Job<'a> {
+    sizes: Sizes,
+    x: View<'a>,
+    g: View<'a>,
+    back: Backward,
+    /// The weights of each class, if the gradient of x is wanted.
+    packed: Option<Vec<Vec<f32>>>,
+    /// How the gradient of the weights reads x, unless it reads the padded gradient instead.
+    forth: Option<Forward>,
+    wanted_w: bool,
+    kernel_width: usize,
+}
+
+/// Room for one thread: padded planes, a class before it is spread, weight gradients of a group.
+struct Scratch {
+    g: Floats,
+    x: Floats,
+    spread: Floats,
+    sums: Floats,
+}
+
+pub fn backward(
+    x: FlexTensor,
+    w: FlexTensor,
+    g: FlexTensor,
+    window: Window,
+    groups: usize,
+    [wanted_x, wanted_w, wanted_bias]: [bool; 3],
+) -> Gradients {
+    let (x, g) = (readable(x), readable(g));
+    let (x, g) = (View::new(&x), View::new(&g));
+    let w_dims = w.layout().shape().dims::<4>();
+    let sizes = Sizes::new(&x, w_dims[0], &window, groups);
+    let size = [x.dims[2], x.dims[3]];
+    let lanes = lanes();
+    let back = Backward::new(&window, size, sizes.outs, g.plane, lanes);
+    let shared = sizes.ins == 1 && back.classes.iter().any(|class| class.columns.is_some());
+    let forth = (wanted_w && !shared).then(|| Forward::new(&window, size, sizes.ins, x.plane, lanes));
+    let packed = wanted_x.then(|| sizes.pack_backward(&back, &vector(&w), window.kernel[1]));
+    let job = Job { sizes, x, g, back, packed, forth, wanted_w, kernel_width: window.kernel[1] };
+
+    let share = sizes.share(wanted_w);
+    let ins = share.groups * sizes.ins * sizes.pixels_in;
+    let weights = share.groups * sizes.outs * sizes.ins * sizes.taps;
+    let chunks = sizes.images.div_ceil(share.images) * (sizes.groups / share.groups);
+    let part = |wanted: bool, chunk: usize, len: usize| match wanted {
+        true => Part { len, chunk },
+        // One float a chunk keeps the number of chunks; it is thrown away.
+        false => Part { len: chunks, chunk: 1 },
+    };
+    let parts =
+        [part(wanted_x, share.images * ins, x.dims.iter().product()), part(wanted_w, weights, chunks * weights)];
+    let macs = share.images * share.groups * sizes.outs * sizes.pixels_out * sizes.ins * sizes.taps;
+    let [dx, dw] = fill(
+        parts,
+        macs.div_ceil(4),
+        || job.scratch(),
+        |scratch, index, [dx, dw]| {
+            let start = share.start(&sizes, index);
+            dw.fill(0.0);
+            for i in 0..share.images.min(sizes.images - start.image) {
+                let at = Start { image: start.image + i, ..start };
+                let dx = if wanted_x { &mut dx[i * ins..(i + 1) * ins] } else { &mut [] };
+                backward_chunk(&job, at, share.groups, scratch, dx, dw);
+            }
+        },
+    );
+    let dw = wanted_w.then(|| {
+        // Chunks come group by group within images: one image's chunks together are one copy of all weights.
+        let all = sizes.groups * sizes.outs * sizes.ins * sizes.taps;
+        into_tensor(sum_rows(&dw, all), w_dims)
+    });
+    [wanted_x.then(|| into_tensor(dx, x.dims)), dw, wanted_bias.then(|| into_tensor(channel_sums(g), [w_dims[0]]))]
+}
+
+/// `groups` groups of one image: writes `dx` if there are packed weights for it, adds to `dw` if it is wanted.
+#[macerator::with_simd]
+fn backward_chunk<'a, S: Simd>(
+    job: &Job<'a>,
+    at: Start,
+    groups: usize,
+    scratch: &mut Scratch,
+    dx: &mut [f32],
+    dw: &mut [f32],
+) {
+    let Job { sizes, x, g, back, .. } = job;
+    let (inputs_of_group, weights) = (sizes.ins * sizes.pixels_in, sizes.outs * sizes.ins * sizes.taps);
+    for i in 0..groups {
+        let group = at.group + i;
+        let [from_x, from_g] = [[at.image, group * sizes.ins], [at.image, group * sizes.outs]];
+        if job.packed.is_some() || job.forth.is_none() {
+            let source = source(back.padded, *g, from_g, sizes.outs, &mut scratch.g);
+            if let Some(packed) = &job.packed {
+                let dx = &mut dx[i * inputs_of_group..(i + 1) * inputs_of_group];
+                let packed = packed.iter().zip(&back.classes).map(|(packed, class)| {
+                    let block = sizes.ins * class.taps.offsets().len();
+                    &packed[group * block..(group + 1) * block]
+                });
+                inputs::<S>(back, source, packed, &mut scratch.spread, dx, sizes.pixels_in);
+            }
+            let class = back.classes.first();
+            let columns = class.and_then(|class| class.columns.as_ref().map(|columns| (columns, &class.kernel)));
+            if let (true, None, Some((columns, kernel))) = (job.wanted_w, &job.forth, columns) {
+                // The padded gradient under the plane of x, instead of a padded plane of x under the gradient.
+                scratch.sums.fill(0.0);
+                columns::weights::<S>(columns, source, x.plane(at.image, group), &mut scratch.sums);
+                let dw = dw[i * weights..(i + 1) * weights].chunks_exact_mut(sizes.taps);
+                for (dw, sums) in dw.zip(scratch.sums.chunks_exact(sizes.taps)) {
+                    for ([ky, kx], sum) in kernel.iter().zip(sums) {
+                        dw[ky * job.kernel_width + kx] += sum;
+                    }
+                }
+            }
+        }
+        if let Some(forth) = &job.forth {
+            let source = source(forth.padded, *x, from_x, sizes.ins, &mut scratch.x);
+            let gradient = g.planes(at.image, group * sizes.outs, sizes.outs);
+            let dw = &mut dw[i * weights..(i + 1) * weights];
+            tiles::weights::<S>(source, &forth.taps, &forth.positions, gradient, g.plane, dw);
+        }
+    }
+}
+
+impl Job<'_> {
+    fn scratch(&self) -> Scratch {
+        let Sizes { ins, outs, taps, .. } = self.sizes;
+        Scratch {
+            g: scratch(self.back.padded, outs, 0.0),
+            x: scratch(self.forth.as_ref().and_then(|forth| forth.padded), ins, 0.0),
+            spread: Floats::filled(ins * self.back.largest_scatter(), 0.0),
+            sums: Floats::filled(outs * taps, 0.0),
+        }
+    }
+}

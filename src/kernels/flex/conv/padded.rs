@@ -1,0 +1,99 @@
+//! Source planes with their padding, as the loops of a convolution read them.
+//!
+//! Takes planes of an image; gives them in a scratch that stays in cache: with their padding around them, columns sorted by
+//! remainder modulo the stride, planes at a distance at which they do not drive each other out. How large the padding is
+//! comes from [`super::geometry`].
+use super::super::{memory::Floats, simd::MAX_LANES};
+
+/// A copy of source planes with their padding, columns sorted by their remainder modulo the stride, so that neighbouring
+/// outputs read neighbouring columns at any stride.
+#[derive(Clone, Copy, Debug)]
+pub struct Padded {
+    pub(super) rows: usize,
+    pub(super) phases: usize,
+    pub(super) width: usize,
+    pub(super) top: usize,
+    pub(super) left: usize,
+    pub(super) size: [usize; 2],
+    /// Floats between one plane and the next.
+    pub(super) gap: usize,
+}
+
+/// Room for `planes` planes, full of `padding`, and for the last vector to read past their end.
+pub fn scratch(padded: Option<Padded>, planes: usize, padding: f32) -> Floats {
+    let floats = padded.map_or(0, |padded| planes * padded.plane() + MAX_LANES);
+    Floats::filled(floats, padding)
+}
+
+/// The plane in its place in the scratch, or as it is where it can be read in place.
+#[inline(always)]
+pub fn place<'a>(padded: Option<Padded>, plane: &'a [f32], scratch: &'a mut [f32]) -> &'a [f32] {
+    match padded {
+        Some(padded) => {
+            padded.copy(plane, scratch, |v| v);
+            scratch
+        }
+        None => plane,
+    }
+}
+
+impl Padded {
+    /// The planes as they are, but at a distance that keeps them apart in the cache.
+    pub(super) fn apart(size: [usize; 2]) -> Self {
+        Self { rows: size[0], phases: 1, width: size[1], top: 0, left: 0, size, gap: 16 }
+    }
+
+    pub(super) fn row(&self) -> usize {
+        self.phases * self.width
+    }
+
+    /// Floats of one plane.
+    pub fn plane(&self) -> usize {
+        self.rows * self.row() + self.gap
+    }
+
+    /// Copies a plane to its place, each value through `map`; what is padding is left alone and must be filled once before.
+    #[inline(always)]
+    pub fn copy(&self, plane: &[f32], scratch: &mut [f32], map: impl Fn(f32) -> f32) {
+        let [height, width] = self.size;
+        if self.phases == 1 && self.width == width && self.rows == height {
+            // Nothing lies between the rows.
+            let to = scratch[..height * width].iter_mut();
+            return to.zip(plane).for_each(|(to, &from)| *to = map(from));
+        }
+        let rows = scratch[..self.rows * self.row()].chunks_exact_mut(self.row()).skip(self.top);
+        for (from, to) in plane[..height * width].chunks_exact(width).zip(rows) {
+            match self.phases {
+                1 => to[self.left..].iter_mut().zip(from).for_each(|(to, &from)| *to = map(from)),
+                2 => self.copy_halves(from, to, &map),
+                _ => self.copy_phases(from, to, &map),
+            }
+        }
+    }
+
+    /// Even columns of the image to one phase, odd ones to the other.
+    #[inline(always)]
+    fn copy_halves(&self, from: &[f32], to: &mut [f32], map: &impl Fn(f32) -> f32) {
+        let (pairs, last) = from.as_chunks::<2>();
+        let (first, second) = to.split_at_mut(self.width);
+        let (even, odd) = if self.left.is_multiple_of(2) { (first, second) } else { (second, first) };
+        let even = even.get_mut(self.left / 2..).unwrap_or_default();
+        let odd = odd.get_mut(self.left.div_ceil(2)..).unwrap_or_default();
+        even.iter_mut().zip(pairs).for_each(|(to, pair)| *to = map(pair[0]));
+        odd.iter_mut().zip(pairs).for_each(|(to, pair)| *to = map(pair[1]));
+        if let (Some(to), [last]) = (even.get_mut(pairs.len()), last) {
+            *to = map(*last);
+        }
+    }
+
+    /// Column `q * phases + phase - left` of the image goes to place q of its phase.
+    #[inline(always)]
+    fn copy_phases(&self, from: &[f32], to: &mut [f32], map: &impl Fn(f32) -> f32) {
+        for (phase, to) in to.chunks_exact_mut(self.width).enumerate() {
+            let skip = self.left.saturating_sub(phase).div_ceil(self.phases);
+            let first = skip * self.phases + phase - self.left;
+            let from = from.get(first..).unwrap_or_default().iter().step_by(self.phases);
+            to.iter_mut().skip(skip).zip(from).for_each(|(to, &from)| *to = map(from));
+        }
+    }
+}
