@@ -1,13 +1,13 @@
-// Pointwise convolution (1x1, stride 1, one group) with ReLU at both ends: a matrix product y = W x + bias. The large block
-// is for software adapters, where a load costs much more than a register.
+// Pointwise convolution (1x1, stride 1, one group) with ReLU at both ends: a matrix product y = W x + bias. The large
+// block is for software adapters, where a load costs much more than a register.
 //
 // Layout      x [N, k, pixels] and y [N, m, pixels], float32, row-major.
 //             w: for each block of 12 output channels [k, 3] vec4, one lane an output channel (lanes beyond m are
 //             zero); from bias_at on 3 vec4 for each block.
 // Bindings    0 sizes, 1 x, 2 w, 3 y. Entry `aligned` moves vec4 and needs pixels to be a multiple of 4; entry `scalar`
 //             takes any number.
-// Workgroup   16 threads, so that small images still occupy several cores; a thread makes 12 output channels x 4 vec4 of
-//             pixels in registers, straight from storage. No workgroup memory.
+// Workgroup   16 threads, so that small images still occupy several cores; a thread makes 12 output channels x 4 vec4
+//             of pixels in registers, straight from storage. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 16 + lane, so the host folds more than 65535 workgroups into y.
 
 override RELU_IN: bool = false;

@@ -43,13 +43,8 @@ pub const MODULES: &[Module] = &[
     module(3, "train", &["ir", "passes", "kernels", "data"]),
     module(3, "onnx", &["ir"]),
     module(3, "runtime", &["ir", "passes"]),
-    module(3, "report", &["genotype", "ir"]),
     module(4, "search", &["genotype", "ir", "lower", "passes", "train", "data"]),
-    module(
-        5,
-        "cli",
-        &["genotype", "ir", "lower", "passes", "kernels", "data", "train", "onnx", "runtime", "report", "search"],
-    ),
+    module(5, "cli", &["genotype", "ir", "lower", "passes", "kernels", "data", "train", "onnx", "runtime", "search"]),
     // The binary, `src/main.rs`.
     module(6, "main", &["cli"]),
 ];
@@ -62,6 +57,7 @@ pub const EXTERNAL: &[(&str, &[&str])] = &[
     ("bytemuck", &["*"]),
     ("clap", &["cli", "main"]),
     ("gemm", &["kernels"]),
+    ("half", &["onnx", "train"]),
     ("image", &["data"]),
     ("indicatif", &["cli"]),
     ("macerator", &["kernels"]),

@@ -25,7 +25,7 @@ struct Devices {
 /// What `--device` may name.
 #[derive(Serialize)]
 struct TrainingDevice {
-    device: &'static str,
+    device: String,
     description: String,
 }
 
@@ -40,7 +40,13 @@ pub fn run(_: &DevicesArgs, console: &Console) -> Result<Verdict> {
 
 #[cfg(feature = "train")]
 fn training_devices() -> Vec<TrainingDevice> {
-    vec![TrainingDevice { device: "cpu", description: format!("{} threads", rayon::current_num_threads()) }]
+    use crate::train::device::Kind;
+    let cpu = TrainingDevice { device: "cpu".into(), description: format!("{} threads", rayon::current_num_threads()) };
+    let gpus = [Kind::Cuda, Kind::Vulkan, Kind::Metal].into_iter().flat_map(|kind| {
+        let number = kind.devices().len();
+        (0..number).map(move |i| TrainingDevice { device: format!("{}:{i}", kind.name()), description: "GPU".into() })
+    });
+    std::iter::once(cpu).chain(gpus).collect()
 }
 
 #[cfg(not(feature = "train"))]

@@ -241,8 +241,14 @@ fn text(i: &Inspection) -> String {
     row("planned", format!("{:.2} MiB an image, in {} buffers", mib(i.planned_bytes), i.planned_buffers));
     let ops: Vec<String> = i.ops.iter().map(|(op, n)| format!("{op} {n}")).collect();
     row("nodes", format!("{}: {}", i.nodes, ops.join(", ")));
-    for (key, value) in i.metadata.iter().filter(|(key, _)| *key != "genotype") {
-        row(key, value.clone());
+    for (key, value) in &i.metadata {
+        match key.as_str() {
+            // Too long for a row, and the same for every image.
+            "genotype" => {}
+            key if key.starts_with("Image.") => {}
+            "classes" => row("class names", value.clone()),
+            key => row(key, value.clone()),
+        }
     }
     out
 }

@@ -13,7 +13,7 @@
 
 mod args;
 #[cfg(feature = "train")]
-pub mod args_train;
+mod args_train;
 mod bench;
 mod bench_infer;
 #[cfg(feature = "train")]

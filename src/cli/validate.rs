@@ -12,7 +12,7 @@ use clap::Args;
 use super::args::{above_zero, not_negative};
 use super::progress::Console;
 use super::tensors::TensorFile;
-use super::validation::{Feed, LabelledImages, Request, ValidationReport, validate_model};
+use super::validation::{Feed, LAYER_TOLERANCE, LabelledImages, Request, ValidationReport, layer_ok, validate_model};
 use super::{Verdict, load};
 use crate::data::Dataset;
 use crate::ir::{Graph, Model, Tensor};
@@ -58,7 +58,7 @@ pub struct ValidateArgs {
     /// Allowed absolute difference
     #[arg(long, value_name = "X", value_parser = not_negative, default_value_t = Tolerance::default().atol)]
     atol: f64,
-    /// Compare every layer, too (if the outputs do not agree, that is done anyway)
+    /// Compare every layer, too (done anyway if the outputs do not agree, or hardly depend on the inputs)
     #[arg(long)]
     layers: bool,
 }
@@ -156,7 +156,7 @@ fn text(r: &ValidationReport, verbose: bool) -> String {
         let _ = writeln!(out, "  {shown} of {} layers, the worst first:", layers.len());
         for layer in &layers[..shown] {
             let c = &layer.comparison;
-            let mark = if c.ok { "" } else { "  beyond the tolerance" };
+            let mark = if layer_ok(layer) { "" } else { "  WRONG" };
             let _ = writeln!(
                 out,
                 "    {:>9.2e} abs {:>9.2e} rel  {} ({}){mark}",
@@ -166,9 +166,18 @@ fn text(r: &ValidationReport, verbose: bool) -> String {
     }
     let rule = format!("{:e} + {:e} * |expected|", r.tolerance.atol, r.tolerance.rtol);
     let beyond = r.reference.beyond + r.expected.as_ref().map_or(0, |c| c.beyond);
-    let _ = match r.ok {
-        true => writeln!(out, "ok: every output is within {rule}"),
-        false => writeln!(out, "NOT OK: {beyond} output elements are beyond {rule}"),
+    let compared = r.layers.as_deref().unwrap_or_default();
+    let layers = compared.iter().filter(|layer| !layer_ok(layer)).count();
+    let _ = match (beyond, layers) {
+        (0, 0) if compared.is_empty() => writeln!(out, "ok: every output is within {rule}"),
+        (0, 0) => writeln!(
+            out,
+            "ok: every output is within {rule}, every layer within {LAYER_TOLERANCE:e} of its largest element"
+        ),
+        (0, _) => {
+            writeln!(out, "NOT OK: {layers} layers differ by more than {LAYER_TOLERANCE:e} of their largest element")
+        }
+        _ => writeln!(out, "NOT OK: {beyond} output elements are beyond {rule}"),
     };
     out
 }

@@ -83,7 +83,7 @@ pub enum Source {
     Buffer(usize),
     /// A part of [`Program::weights`].
     Weights {
-        /// First byte, a multiple of [`BINDING_ALIGN`].
+        /// First byte, a multiple of `BINDING_ALIGN`.
         offset: usize,
         /// Number of bytes.
         bytes: usize,
