@@ -6,7 +6,7 @@
 //! Parameters are kept flat, one `Tensor<1>` each on the inner (tape-free) device, so that an optimiser needs no shapes; a
 //! tracked copy is made for each pass whose gradients are wanted.
 
-use burn::tensor::{Device, Gradients, Tensor as Tensor_, TensorData, activation, module::linear};
+use burn::tensor::{Device, Gradients, Tensor as Tensor_, TensorData, activation};
 use rand_chacha::ChaCha8Rng;
 
 use super::TrainError;
@@ -292,7 +292,15 @@ impl Walk<'_> {
             }
             Op::Linear { weight, bias } => {
                 let Value::Rows(x) = next()? else { return Err(unsupported("the input must be [N, I]")) };
-                Value::Rows(linear(x, self.shaped::<2>(*weight).transpose(), bias.map(|b| self.param(b))))
+                // As a 1x1 convolution of one pixel: burn's matrix product is wrong on SwiftShader (it gives zeros), its
+                // convolutions are right there, and the layer is small.
+                let [n, inner] = x.dims();
+                let weight = self.param(*weight);
+                let outer = weight.dims()[0] / inner.max(1);
+                let (x, weight) = (x.reshape([n, inner, 1, 1]), weight.reshape([outer, inner, 1, 1]));
+                let pixel = kernels::Window { kernel: [1, 1], stride: [1, 1], padding: [0, 0], dilation: [1, 1] };
+                let y = kernels::conv2d(x, weight, bias.map(|b| self.param(b)), pixel, 1);
+                Value::Rows(y.reshape([n, outer]))
             }
             Op::Add => match (next()?, next()?) {
                 (Value::Image(a), Value::Image(b)) => Value::Image(a + b),
