@@ -28,6 +28,7 @@ use crate::train::config::TrainConfig;
 use crate::train::device::DeviceChoice;
 use crate::train::generator;
 use crate::train::loss::cross_entropy;
+use crate::train::memory::peak_mib;
 use crate::train::module::{GraphModule, Mode, download};
 use crate::train::optim::Sgd;
 
@@ -223,11 +224,4 @@ fn random_batch(len: usize, seed: u64) -> Batch {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     quantile(&values, 0.5)
-}
-
-/// The most memory that the process has held, in MiB, where the system tells (Linux).
-fn peak_mib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib / 1024)
 }

@@ -14,7 +14,9 @@ use super::args::{Common, above_zero};
 use super::args_train::{TrainOptions, check_classes};
 use super::export::{ExportOptions, Exported, export};
 use super::progress::Console;
-use super::{Verdict, load, stage};
+use super::stage::{self, RunOptions};
+use super::stop::Stop;
+use super::{Verdict, load};
 use crate::data::Dataset;
 use crate::genotype::Genotype;
 use crate::ir::{Cost, Model, cost, verify};
@@ -29,14 +31,16 @@ use crate::train::weights;
 /// Build the network of a genotype: train it, export ONNX, validate the file through the shaders
 #[derive(Debug, Args)]
 pub struct BuildArgs {
-    #[arg(value_name = "GENOTYPE", help = load::GENOTYPE_HELP)]
-    genotype: String,
+    #[arg(value_name = "GENOTYPE", help = load::GENOTYPE_HELP, required_unless_present = "resume")]
+    genotype: Option<String>,
     #[command(flatten)]
     options: TrainOptions,
+    #[command(flatten)]
+    run: RunOptions,
     /// Frame of the network; that of the preset if absent
     #[arg(long, value_parser = ["cifar", "imagenet"])]
     network: Option<String>,
-    /// safetensors file to start from, with our names or those of a PyTorch DARTS state_dict
+    /// safetensors file with our names or those of a PyTorch DARTS state_dict; trained further only with --epochs
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
     /// The ONNX file, or the folder of the run; runs/NAME if absent
@@ -86,32 +90,51 @@ pub struct Plan<'a> {
     pub data: Option<&'a Dataset>,
     pub weights: Option<&'a Path>,
     pub device: crate::train::device::DeviceChoice,
+    /// Where the data are; none for built-in data.
+    pub data_path: Option<&'a Path>,
+    pub run: &'a RunOptions,
+    pub stop: &'a Stop,
     /// Where config, logs and weights go; `None` leaves the ONNX file alone.
     pub folder: Option<&'a Path>,
     pub onnx: &'a Path,
     pub export: ExportOptions,
 }
 
+/// The genotype in the folder of a run.
+const GENOTYPE: &str = "genotype.yaml";
+
 pub fn run(args: &BuildArgs, common: &Common, console: &Console) -> Result<Verdict> {
     let options = &args.options;
-    let genotype = load::genotype(&args.genotype)?;
+    let genotype = match (&args.genotype, &args.run.resume) {
+        (Some(genotype), _) => load::genotype(genotype)?,
+        (None, Some(folder)) => load::genotype(&folder.join(GENOTYPE).display().to_string())?,
+        (None, None) => bail!("GENOTYPE is missing"),
+    };
     let preset = match (options.preset.as_deref(), args.network.as_deref()) {
         (Some(preset), _) => preset,
         (None, Some("imagenet")) => "imagenet",
         (None, _) => "cifar10",
     };
     let mut layers = TrainConfig::layers(preset)?;
+    let resume = args.run.resume.as_deref();
+    let recorded = resume.map(|folder| stage::recorded(&mut layers, folder, "build")).transpose()?;
     options.lay_over(&mut layers, common.threads)?;
     if let Some(network) = &args.network {
         layers.flag("--network", "network", network.as_str())?;
     }
-    let (config, messages) = TrainConfig::resolved(&layers)?;
+    let (mut config, messages) = TrainConfig::resolved(&layers)?;
     messages.iter().for_each(|m| console.message(m));
     stage::threads(config.threads, common)?;
-    let wants_data = options.data.is_some() || (config.epochs > 0 && args.weights.is_none());
-    let data = wants_data.then(|| stage::dataset(options.data.as_deref(), preset, console)).transpose()?;
+    if args.weights.is_some() && options.epochs.is_none() && resume.is_none() {
+        // Given weights are used as they are, unless epochs are asked for by name.
+        config.epochs = 0;
+    }
+    let built_in = if recorded == Some(None) { "quick" } else { preset };
+    let data_path = options.data.clone().or(recorded.flatten());
+    let wants_data = data_path.is_some() || config.epochs > 0;
+    let data = wants_data.then(|| stage::dataset(data_path.as_deref(), built_in, console)).transpose()?;
     let default = PathBuf::from("runs").join(&genotype.name);
-    let out = args.out.as_ref().unwrap_or(&default);
+    let out = args.run.resume.as_ref().or(args.out.as_ref()).unwrap_or(&default);
     let is_file = out.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
     let (folder, onnx) = if is_file { (None, out.clone()) } else { (Some(out.as_path()), out.join("model.onnx")) };
     let plan = Plan {
@@ -120,6 +143,9 @@ pub fn run(args: &BuildArgs, common: &Common, console: &Console) -> Result<Verdi
         data: data.as_ref(),
         weights: args.weights.as_deref(),
         device: options.device,
+        data_path: data_path.as_deref(),
+        run: &args.run,
+        stop: &Stop::listen()?,
         folder,
         onnx: &onnx,
         export: ExportOptions {
@@ -152,12 +178,9 @@ pub fn build_stage(plan: &Plan, console: &Console) -> Result<BuildReport> {
     if let Some(path) = plan.weights {
         weights::assign(&mut model, weights::read(path)?, path).context("--weights")?;
     }
-    if let Some(folder) = plan.folder {
-        stage::folder(folder)?;
-        let header = format!("idarts-compile {} build of {}", env!("CARGO_PKG_VERSION"), plan.genotype.name);
-        stage::write(&folder.join("config.yaml"), &record(config, &header)?)?;
-        plan.genotype.write(folder.join("genotype.yaml"))?;
-    }
+    let header = format!("idarts-compile {} build of {}", env!("CARGO_PKG_VERSION"), plan.genotype.name);
+    let files = vec![("config.yaml", record(config, &header)?), (GENOTYPE, plan.genotype.to_yaml())];
+    plan.folder.map_or(Ok(()), stage::folder)?;
     let model = verify(model)?;
     console.message(format_args!(
         "{}: {params} parameters, {:.1} M multiply-accumulates, {} cells, {} channels",
@@ -166,22 +189,26 @@ pub fn build_stage(plan: &Plan, console: &Console) -> Result<BuildReport> {
         config.cells,
         config.channels
     ));
-    let untrained = || (None, None, 0, 0.0);
     let (model, (last, best_top1, steps, wall_s)) = match plan.data {
-        None => (model, untrained()),
+        None => (model, (None, None, 0, 0.0)),
         Some(data) => {
-            // Given weights are used as they are, unless epochs are asked for too.
-            let epochs = if plan.weights.is_some() && !plan.trains() { 0 } else { config.epochs };
-            let config = TrainConfig { epochs, ..config.clone() };
-            if epochs > 0 {
-                console.message(format_args!("training on {name}, {epochs} epochs of batch {}", config.batch_size));
+            if config.epochs > 0 {
+                console.message(format_args!(
+                    "training on {name}, {} epochs of batch {}",
+                    config.epochs, config.batch_size
+                ));
             }
-            let metrics = plan.folder.map(|folder| folder.join("metrics.jsonl"));
-            let mut progress = stage::Progress::new(console, "train");
-            let trained = fit(model, data, &config, &device, metrics.as_deref(), &mut |event| progress.show(event))?;
+            let run = plan.folder.map(|folder| plan.run.run(folder, plan.data_path, &name, files.clone()));
+            let mut progress = stage::Progress::new(console, plan.stop, "train");
+            let cells = plan.genotype.to_python();
+            let trained = fit(model, &cells, data, config, &device, run.as_ref(), &mut |event| progress.show(event))?;
             (trained.model, (Some(trained.last), Some(trained.best_top1), trained.steps, trained.wall_s))
         }
     };
+    // A run that trains has written them at its start.
+    if let Some(folder) = plan.folder.filter(|_| config.epochs == 0 || plan.data.is_none()) {
+        files.iter().try_for_each(|(name, text)| stage::write(&folder.join(name), text))?;
+    }
     if let Some(folder) = plan.folder {
         weights::write(&folder.join("weights.safetensors"), &model.graph, &model.weights)?;
     }
@@ -199,13 +226,6 @@ pub fn build_stage(plan: &Plan, console: &Console) -> Result<BuildReport> {
         wall_s,
         device: name,
     })
-}
-
-impl Plan<'_> {
-    /// Whether weights that were loaded are trained further: only where both data and epochs were asked for by name.
-    fn trains(&self) -> bool {
-        self.data.is_some() && self.config.epochs > 0 && self.weights.is_none()
-    }
 }
 
 /// The frame: from the configuration, and from the data what it leaves open.

@@ -10,6 +10,7 @@
 //! | 0 | done, and the result is right |
 //! | 1 | done, and the result is not right: a validation that does not agree |
 //! | 2 | bad usage, bad input, or something that failed; the message says which |
+//! | 130, 143 | ended by SIGINT or SIGTERM, after a checkpoint where there is a run to go on with |
 
 mod args;
 #[cfg(feature = "train")]
@@ -33,7 +34,11 @@ mod run;
 #[cfg(feature = "train")]
 mod search;
 #[cfg(feature = "train")]
+mod seeds;
+#[cfg(feature = "train")]
 mod stage;
+#[cfg(feature = "train")]
+mod stop;
 mod tensors;
 mod validate;
 mod validation;
@@ -71,9 +76,20 @@ pub fn main() -> ExitCode {
         Ok(Verdict::Wrong) => ExitCode::from(1),
         Err(error) => {
             console.failure(&error);
-            ExitCode::from(2)
+            ExitCode::from(status(&error))
         }
     }
+}
+
+/// The exit status for an error: that of the signal where one ended the run.
+fn status(error: &anyhow::Error) -> u8 {
+    #[cfg(feature = "train")]
+    if let Some(signal) = stop::ended_by(error) {
+        return 128 + signal;
+    }
+    #[cfg(not(feature = "train"))]
+    let _ = error;
+    2
 }
 
 fn start(arguments: &Arguments, console: &Console) -> Result<Verdict> {

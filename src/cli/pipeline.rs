@@ -1,23 +1,27 @@
 //! `pipeline`: search, build and validate in one go.
 //!
 //! Takes a preset, data and a folder; runs both stages as `search` and `build` do, into the folders `search` and `build`
-//! below it.
+//! below it. What both are configured with is written first, so that a pipeline can go on from anywhere.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::Verdict;
 use super::args::Common;
 use super::build::{BuildReport, Plan, build_stage};
 use super::export::ExportOptions;
 use super::progress::Console;
-use super::search::{SearchReport, search_stage};
-use super::{Verdict, stage};
+use super::search::{SearchPlan, SearchReport, search_stage};
+use super::stage::{self, RunOptions};
+use super::stop::Stop;
 use crate::runtime::AdapterChoice;
 use crate::search::config::SearchConfig;
+use crate::train::checkpoint::{CheckpointError, is_begun, is_unfinished};
 use crate::train::config::TrainConfig;
+use crate::train::config_merge::record;
 use crate::train::device::DeviceChoice;
 
 /// Search, build and validate in one go
@@ -32,6 +36,8 @@ pub struct PipelineArgs {
     /// Folder of the run
     #[arg(long, value_name = "DIR", default_value = "runs/pipeline")]
     out: PathBuf,
+    #[command(flatten)]
+    run: RunOptions,
     /// Set one value of a stage, such as search.epochs=2 or build.weights.lr=0.05
     #[arg(long, value_name = "STAGE.KEY=VALUE")]
     set: Vec<String>,
@@ -57,21 +63,59 @@ struct PipelineReport {
     wall_s: f64,
 }
 
+/// What a pipeline goes on from.
+#[derive(Debug, Serialize, Deserialize)]
+struct Recorded {
+    /// Where the data are; none for built-in data.
+    data: Option<PathBuf>,
+    search: serde_yaml::Value,
+    build: serde_yaml::Value,
+}
+
+const CONFIG: &str = "config.yaml";
+
 pub fn run(args: &PipelineArgs, common: &Common, console: &Console) -> Result<Verdict> {
     let start = std::time::Instant::now();
-    let (searching, building) = configurations(args, common, console)?;
+    let out = args.run.resume.as_ref().unwrap_or(&args.out);
+    let folders = ["search", "build"].map(|stage| out.join(stage));
+    let recorded = args.run.resume.as_deref().map(Recorded::read).transpose()?;
+    let (searching, building) = configurations(args, recorded.as_ref(), common, console)?;
     stage::threads(searching.threads, common)?;
-    let data = stage::dataset(args.data.as_deref(), &args.preset, console)?;
-    let (search, genotype) = search_stage(&searching, &data, args.device, &args.out.join("search"), console)?;
-    let folder = args.out.join("build");
+    let built_in = if recorded.as_ref().is_some_and(|r| r.data.is_none()) { "quick" } else { &args.preset };
+    let data_path = args.data.clone().or(recorded.as_ref().and_then(|r| r.data.clone()));
+    let data = stage::dataset(data_path.as_deref(), built_in, console)?;
+    if recorded.is_none() {
+        for folder in &folders {
+            if is_unfinished(folder)? {
+                return Err(CheckpointError::Occupied { folder: out.clone() }.into());
+            }
+        }
+        stage::folder(out)?;
+        Recorded::write(out, data_path.as_deref(), &searching, &building)?;
+    }
+    let stop = &Stop::listen()?;
+    // A stage that has left no checkpoint yet begins.
+    let options = |folder: &Path| -> Result<RunOptions> {
+        let begun = is_begun(folder)?;
+        Ok(RunOptions { resume: args.run.resume.clone().filter(|_| begun), ..args.run.clone() })
+    };
+    let (search_run, build_run) = (options(&folders[0])?, options(&folders[1])?);
+    let (data_path, device) = (data_path.as_deref(), args.device);
+    let plan = SearchPlan { config: &searching, data: &data, data_path, device, run: &search_run, stop };
+    let go_on = || format!("`idarts-compile pipeline --resume {}` goes on with both stages", out.display());
+    let (search, genotype) = search_stage(&plan, &folders[0], console).with_context(go_on)?;
+    let folder = &folders[1];
     let onnx = folder.join("model.onnx");
     let plan = Plan {
         genotype: &genotype,
         config: &building,
         data: Some(&data),
         weights: None,
-        device: args.device,
-        folder: Some(&folder),
+        device,
+        data_path,
+        run: &build_run,
+        stop,
+        folder: Some(folder),
         onnx: &onnx,
         export: ExportOptions {
             opset: 17,
@@ -82,7 +126,7 @@ pub fn run(args: &PipelineArgs, common: &Common, console: &Console) -> Result<Ve
             samples: 64,
         },
     };
-    let build = build_stage(&plan, console)?;
+    let build = build_stage(&plan, console).with_context(go_on)?;
     let verdict = if build.exported.agrees() { Verdict::Right } else { Verdict::Wrong };
     let report = PipelineReport {
         onnx: build.onnx.clone(),
@@ -104,9 +148,40 @@ pub fn run(args: &PipelineArgs, common: &Common, console: &Console) -> Result<Ve
     Ok(verdict)
 }
 
-/// The configurations of both stages.
-fn configurations(args: &PipelineArgs, common: &Common, console: &Console) -> Result<(SearchConfig, TrainConfig)> {
+impl Recorded {
+    fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(CONFIG);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("--resume {}: there is no pipeline to go on with", folder.display()))?;
+        serde_yaml::from_str(&text).with_context(|| format!("{}: not the configuration of a pipeline", path.display()))
+    }
+
+    fn write(folder: &Path, data: Option<&Path>, search: &SearchConfig, build: &TrainConfig) -> Result<()> {
+        let value = |e| anyhow::Error::new(e).context("the configuration as YAML");
+        let recorded = Self {
+            data: data.map(stage::absolute),
+            search: serde_yaml::to_value(search).map_err(value)?,
+            build: serde_yaml::to_value(build).map_err(value)?,
+        };
+        let header = concat!("idarts-compile ", env!("CARGO_PKG_VERSION"), " pipeline");
+        stage::write(&folder.join(CONFIG), &record(&recorded, header)?)
+    }
+}
+
+/// The configurations of both stages: the recorded ones, or those of the preset; then what the options say.
+fn configurations(
+    args: &PipelineArgs,
+    recorded: Option<&Recorded>,
+    common: &Common,
+    console: &Console,
+) -> Result<(SearchConfig, TrainConfig)> {
     let (mut search, mut build) = (SearchConfig::layers(&args.preset)?, TrainConfig::layers(&args.preset)?);
+    if let Some(recorded) = recorded {
+        for (layers, values) in [(&mut search, &recorded.search), (&mut build, &recorded.build)] {
+            let text = serde_yaml::to_string(values).context("the recorded configuration")?;
+            layers.text(Path::new(CONFIG), &text)?;
+        }
+    }
     for assignment in &args.set {
         match assignment.split_once('.') {
             Some(("search", rest)) => search.set(rest)?,

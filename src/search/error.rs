@@ -48,9 +48,7 @@ pub enum SearchError {
         expected: usize,
     },
     /// The search diverged.
-    #[error(
-        "{what} is {value} on edge {edge}: the search has diverged; try a lower weights.lr or arch.lr, or weights.clip"
-    )]
+    #[error("{what} is {value} on edge {edge}")]
     NotFinite {
         /// Which values, such as `alpha of the normal cell`.
         what: &'static str,

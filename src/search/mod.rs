@@ -6,9 +6,11 @@
 pub mod adam;
 pub mod arch;
 pub mod backtrack;
+mod batches;
 pub mod config;
 pub mod derive;
 mod error;
+pub mod record;
 #[cfg(test)]
 mod reference;
 pub mod run;

@@ -1,29 +1,34 @@
 //! The bilevel loop: from a configuration and data to a genotype.
 //!
-//! Takes a [`SearchConfig`], a data set and a device; gives a [`Found`] genotype, and writes `metrics.jsonl` and `arch.jsonl`
-//! into the run's folder. Within a step the architecture moves first, on images of its own, then alpha is backtracked, then
-//! the weights move. The methods differ only in what the configuration says.
+//! Takes a [`SearchConfig`], a data set and a device; gives a [`Found`] genotype, and writes `metrics.jsonl`, `arch.jsonl`,
+//! `weights.safetensors` and checkpoints into the run's folder. Within a step the architecture moves first, on images of its
+//! own, then alpha is backtracked, then the weights move. The methods differ only in what the configuration says. All that a
+//! step depends on is in the state, the weights and the momentum, or follows from the seed and the numbers of epoch and step:
+//! so a run that goes on from a checkpoint does what it would have done.
 
-use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::SearchError;
 use super::adam::ArchAdam;
 use super::arch::{Arch, ArchValues};
+use super::backtrack::Backtracked;
+use super::batches::{ArchBatches, Loaders};
 use super::config::SearchConfig;
-use super::derive::{Choice, derive};
-use super::stats::{CellStats, MoveStats, stats};
+use super::record::{ArchLine, EpochLine, collapse, genotype, parameter_free};
+use super::stats::{MoveStats, stats};
 use super::supernet::Supernet;
-use super::{SearchError, backtrack::Backtracked};
-use crate::data::{Batch, DataError, Dataset, ImageSet, Loader};
-use crate::genotype::{Cell, Edge, Genotype, Primitive, Provenance};
-use crate::train::augmentation;
+use crate::data::{Batch, Dataset};
+use crate::genotype::Genotype;
+use crate::train::checkpoint::{Origin, Run, pack, unpack};
 use crate::train::evaluate::{Evaluation, Tally, evaluate};
+use crate::train::keeper::Keeper;
+use crate::train::memory::peak_mib;
 use crate::train::optim::Sgd;
-use crate::train::progress::{Event, Observer};
-use crate::train::{Lines, TrainError};
+use crate::train::progress::{Event, Observer, tell};
+use crate::train::{Lines, TrainError, weights};
 
 /// What a search ends with.
 #[derive(Debug)]
@@ -40,260 +45,289 @@ pub struct Found {
     pub wall_s: f64,
 }
 
-/// One line of `metrics.jsonl`.
-#[derive(Debug, Serialize)]
-struct EpochLine {
+/// Where a search is: all that a checkpoint holds beside weights and momentum.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
     epoch: usize,
-    lr: f64,
-    train_loss: f64,
-    train_top1: f64,
-    arch_loss: Option<f64>,
-    valid_loss: f64,
-    valid_top1: f64,
-    gradient_norm: f64,
-    images_per_s: f64,
+    /// Weight steps of the whole run.
+    steps: usize,
+    sums: Sums,
+    values: ArchValues,
+    adam: ArchAdam,
+    last: Evaluation,
+    best_top1: f64,
+    /// Skip connections and parameter-free edges of the normal cell that the user was last warned of.
+    warned: [usize; 2],
     wall_s: f64,
+    /// The logs so far.
+    metrics: String,
+    history: String,
 }
 
-/// One line of `arch.jsonl`.
-#[derive(Debug, Serialize)]
-struct ArchLine<'a> {
-    epoch: usize,
-    /// Raw values.
-    values: &'a ArchValues,
-    zeta: usize,
-    normal: &'a CellStats,
-    reduce: &'a CellStats,
-    backtracking: [&'a MoveStats; 2],
-    genotype: String,
+/// What is summed up over an epoch.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Sums {
+    /// Weight steps of the epoch.
+    step: usize,
+    /// Architecture steps of the epoch.
+    arch_steps: usize,
+    tally: Tally,
+    arch_tally: Tally,
+    norms: f64,
+    /// Of the normal and of the reduction cell.
+    moves: Vec<MoveStats>,
+    /// Seconds of training.
+    seconds: f64,
 }
 
-/// Searches as `config` says. `out` is an existing folder for the logs; `device` is without autodiff.
+/// Searches as `config` says, on `device` (without autodiff).
 ///
 /// # Errors
-/// Data that cannot be read, a device that fails, values that are no finite numbers, logs that cannot be written.
+/// Data that cannot be read, a device that fails, values that are no finite numbers, logs that cannot be written, no
+/// checkpoint to go on from, an end that the observer asked for.
 pub fn search(
     config: &SearchConfig,
     data: &Dataset,
     device: &Device,
-    out: &Path,
+    run: &Run,
     observer: Observer,
 ) -> Result<Found, SearchError> {
     if config.second_order() {
         return Err(SearchError::SecondOrder);
     }
-    let start = Instant::now();
-    let loaders = Loaders::new(config, data)?;
-    let mut supernet = Supernet::new(config, data.classes.len(), loaders.train.size(), device)?;
-    let shape = config.shape()?;
-    let mut arch = Arch::new(shape, config.edge_normalisation, config.seed);
-    let mut adam = ArchAdam::new(shape, config.arch.adam());
-    let mut sgd = Sgd::new(config.weights.momentum, config.weights.weight_decay, config.weights.clip);
-    let schedule = config.schedule();
-    let mut metrics = Lines::create(&out.join("metrics.jsonl"))?;
-    let mut history = Lines::create(&out.join("arch.jsonl"))?;
-    let (mut best_top1, mut last, mut steps) = (0.0f64, Evaluation::default(), 0);
-    for epoch in 0..config.epochs {
-        let began = Instant::now();
-        let lr = schedule.rate(epoch);
+    let (mut job, mut state) = Job::open(config, data, device, run, observer)?;
+    while state.epoch < config.epochs {
+        let epoch = state.epoch;
+        let done = job.epoch(&mut state, observer).map_err(|error| job.annotated(epoch, error))?;
+        job.save(&mut state)?;
+        if !done {
+            return Err(job.keeper.interrupted(epoch).into());
+        }
+    }
+    let path = run.folder.join("weights.safetensors");
+    let module = &job.supernet.module;
+    weights::write(&path, module.graph(), &module.weights()?).map_err(TrainError::from)?;
+    let genotype = job.genotype(state.last.top1)?;
+    let (last, best_top1, steps) = (state.last, state.best_top1, state.steps);
+    Ok(Found { genotype, last, best_top1, steps, wall_s: job.keeper.wall_s() })
+}
+
+/// What a search works with.
+struct Job<'a> {
+    config: &'a SearchConfig,
+    data: &'a Dataset,
+    loaders: Loaders,
+    supernet: Supernet,
+    sgd: Sgd,
+    arch: Arch,
+    adam: ArchAdam,
+    keeper: Keeper,
+    metrics: Lines,
+    history: Lines,
+}
+
+impl<'a> Job<'a> {
+    /// At the start of the run, or where its last checkpoint is.
+    fn open(
+        config: &'a SearchConfig,
+        data: &'a Dataset,
+        device: &Device,
+        run: &Run,
+        observer: Observer,
+    ) -> Result<(Self, State), SearchError> {
+        let shape = config.shape()?;
+        let loaders = Loaders::new(config, data)?;
+        let mut supernet = Supernet::new(config, data.classes.len(), loaders.train.size(), device)?;
+        let mut sgd = Sgd::new(config.weights.momentum, config.weights.weight_decay, config.weights.clip);
+        let mut arch = Arch::new(shape, config.edge_normalisation, config.seed);
+        let mut adam = ArchAdam::new(shape, config.arch.adam());
+        let origin = Origin::new("search", config, data, run)?;
+        let (mut keeper, loaded) = Keeper::open::<State>(run, origin, config.epochs)?;
+        let mut state = State {
+            epoch: 0,
+            steps: 0,
+            sums: Sums::default(),
+            values: arch.values.clone(),
+            adam: adam.clone(),
+            last: Evaluation::default(),
+            best_top1: 0.0,
+            warned: [0; 2],
+            wall_s: 0.0,
+            metrics: String::new(),
+            history: String::new(),
+        };
+        if let Some(loaded) = loaded {
+            unpack(&mut supernet.module, &mut sgd, &loaded.tensors)?;
+            state = loaded.state;
+            state.values.check(shape)?;
+            arch.values = state.values.clone();
+            // The constants are the configuration's: they may have been changed.
+            adam = ArchAdam { constants: adam.constants, ..state.adam.clone() };
+            keeper.resumed((state.epoch, state.sums.step), state.wall_s);
+            loaded.warnings.into_iter().for_each(|warning| tell(observer, Event::Warning(warning)));
+            let text = format!("goes on after {} epochs and {} steps", state.epoch, state.sums.step);
+            tell(observer, Event::Message(text));
+        }
+        let log = |name: &str, text: &mut String| Lines::begin(Some(run.folder.join(name)), std::mem::take(text));
+        let metrics = log("metrics.jsonl", &mut state.metrics)?;
+        let history = log("arch.jsonl", &mut state.history)?;
+        Ok((Self { config, data, loaders, supernet, sgd, arch, adam, keeper, metrics, history }, state))
+    }
+
+    /// The rest of the state's epoch, and its lines in the logs. `false` if the observer asked for an end before.
+    fn epoch(&mut self, state: &mut State, observer: Observer) -> Result<bool, SearchError> {
+        let (config, epoch, epochs) = (self.config, state.epoch, self.config.epochs);
+        let batches = self.loaders.train.batches();
+        let (steps, done) = (batches + self.loaders.valid.batches(), state.sums.step);
+        tell(observer, Event::EpochStart { epoch, epochs, steps, done });
+        let lr = config.schedule().rate(epoch);
+        let shape = self.arch.shape;
         let zeta = config.zeta(epoch, shape.edges());
-        let total = loaders.train.batches() + loaders.valid.batches();
-        observer(Event::EpochStart { epoch, epochs: config.epochs, steps: total });
-        let mut arch_batches = ArchBatches::new(&loaders.arch, epoch);
-        let (mut tally, mut arch_tally, mut norms) = (Tally::default(), Tally::default(), 0.0);
-        let mut moves = [MoveStats::new(shape), MoveStats::new(shape)];
-        for (i, batch) in loaders.train.epoch(epoch as u64).enumerate() {
+        state.sums.moves.resize(2, MoveStats::new(shape));
+        let mut arch_batches = ArchBatches::new(&self.loaders.arch, epoch, state.sums.arch_steps);
+        let mut began = Instant::now();
+        for (i, batch) in self.loaders.train.epoch(epoch as u64).skip_to(done).enumerate() {
             let batch = batch?;
             if epoch >= config.arch.frozen_until {
-                let mut mover = Mover { config, arch: &mut arch, adam: &mut adam };
-                let due = config.backtracking.due(i, loaders.train.batches());
-                let zeta = if due { zeta } else { 0 };
-                let done = mover.step(&mut supernet, arch_batches.next()?, zeta, &mut arch_tally)?;
-                done.iter().zip(&mut moves).filter(|_| zeta > 0).for_each(|(done, stats)| stats.add(done));
+                let due = config.backtracking.due(done + i, batches);
+                self.move_architecture(arch_batches.next()?, if due { zeta } else { 0 }, &mut state.sums)?;
             }
-            let labels = batch.labels.clone();
-            let step = supernet.step(batch, &arch, true)?;
-            let gradients = step.pass.gradients(&mut step.loss.backward());
-            norms += sgd.step(&mut supernet.module, gradients, lr)?;
-            supernet.module.update_statistics(&step.pass);
-            tally.add(step.loss_value, &step.logits, &labels);
-            observer(Event::Step { loss: Some(step.loss_value) });
-            steps += 1;
-        }
-        let trained = began.elapsed().as_secs_f64();
-        last = evaluate(&supernet.module, &loaders.valid, &supernet.inputs(&arch), observer)?;
-        best_top1 = best_top1.max(last.top1);
-        device.memory_cleanup();
-
-        let (mean, arch_mean) = (tally.mean(), arch_tally.mean());
-        let genotype = genotype(&arch, &supernet, config, data, Some(last.top1))?;
-        let line = EpochLine {
-            epoch,
-            lr,
-            train_loss: mean.loss,
-            train_top1: mean.top1,
-            arch_loss: (arch_mean.images > 0).then_some(arch_mean.loss),
-            valid_loss: last.loss,
-            valid_top1: last.top1,
-            gradient_norm: norms / loaders.train.batches() as f64,
-            images_per_s: (mean.images + arch_mean.images) as f64 / trained,
-            wall_s: start.elapsed().as_secs_f64(),
-        };
-        metrics.write(&line)?;
-        let soft = arch.weights();
-        let [normal, reduce] = [&soft.normal, &soft.reduce].map(|cell| stats(shape, cell));
-        history.write(&ArchLine {
-            epoch,
-            values: &arch.values,
-            zeta,
-            normal: &normal,
-            reduce: &reduce,
-            backtracking: moves.each_ref(),
-            genotype: genotype.to_python(),
-        })?;
-        observer(Event::EpochEnd { epoch, line: line.to_string() });
-    }
-    let genotype = genotype(&arch, &supernet, config, data, Some(last.top1))?;
-    Ok(Found { genotype, last, best_top1, steps, wall_s: start.elapsed().as_secs_f64() })
-}
-
-/// The three ways the images are read.
-struct Loaders {
-    train: Loader,
-    arch: Loader,
-    /// The architecture's images without augmentation.
-    valid: Loader,
-}
-
-impl Loaders {
-    fn new(config: &SearchConfig, data: &Dataset) -> Result<Self, SearchError> {
-        let images = match config.subset {
-            Some(n) => data.train.subset(n, config.seed)?,
-            None => data.train.clone(),
-        };
-        let [weights, arch] = images.split_fractions([config.split.weights, config.split.arch], config.seed)?;
-        let size = config.image_size.map_or(data.image_size, |size| [size; 2]);
-        let augment = augmentation::training(&config.augmentation, size);
-        let shuffled = |set: &ImageSet, stream: u64| -> Result<Loader, DataError> {
-            Ok(Loader::shuffled(set, data.normalise(), augment.clone(), config.batch_size, config.seed)?.stream(stream))
-        };
-        let whole = augmentation::evaluation(config.network, size, arch.common_size());
-        let valid = Loader::in_order(&arch, data.normalise(), whole, config.batch_size)?;
-        Ok(Self { train: shuffled(&weights, 0)?, arch: shuffled(&arch, 1)?, valid })
-    }
-}
-
-/// The architecture's batches of one epoch, started over when they end before the weights' batches do.
-struct ArchBatches<'a> {
-    loader: &'a Loader,
-    epoch: usize,
-    round: u64,
-    batches: Option<crate::data::Epoch>,
-}
-
-impl<'a> ArchBatches<'a> {
-    fn new(loader: &'a Loader, epoch: usize) -> Self {
-        Self { loader, epoch, round: 0, batches: None }
-    }
-
-    fn next(&mut self) -> Result<Batch, SearchError> {
-        loop {
-            // Each round has an order of its own; rounds beyond the first are far from the epochs' own numbers.
-            let number = self.epoch as u64 + (self.round << 32);
-            let batches = self.batches.get_or_insert_with(|| self.loader.epoch(number));
-            match batches.next() {
-                Some(batch) => return Ok(batch?),
-                None => {
-                    self.round += 1;
-                    self.batches = None;
-                }
+            let loss = self.move_weights(batch, lr, &mut state.sums)?;
+            state.steps += 1;
+            state.sums.seconds += began.elapsed().as_secs_f64();
+            if observer(Event::Step { loss: Some(loss) }).is_break() {
+                return Ok(false);
             }
+            if self.keeper.is_due() {
+                self.save(state)?;
+            }
+            began = Instant::now();
         }
+        let inputs = self.supernet.inputs(&self.arch);
+        let module = &self.supernet.module;
+        let Some(last) = evaluate(module, &self.loaders.valid, &inputs, observer)? else { return Ok(false) };
+        module.device().memory_cleanup();
+        state.last = last;
+        state.best_top1 = state.best_top1.max(last.top1);
+        let line = self.write_logs(state, lr, zeta, observer)?;
+        state.epoch += 1;
+        state.sums = Sums::default();
+        // An end that is asked for here comes after the next step, which is as good.
+        tell(observer, Event::EpochEnd { epoch, line });
+        Ok(true)
     }
-}
 
-/// Moves the architecture.
-struct Mover<'a> {
-    config: &'a SearchConfig,
-    arch: &'a mut Arch,
-    adam: &'a mut ArchAdam,
-}
-
-impl Mover<'_> {
-    /// One first-order step on `batch` and, where `zeta` is above 0, the backtracking of both cell types behind it.
-    fn step(
-        &mut self,
-        supernet: &mut Supernet,
-        batch: Batch,
-        zeta: usize,
-        tally: &mut Tally,
-    ) -> Result<Vec<Backtracked>, SearchError> {
+    /// One first-order step of alpha and beta on `batch` and, where `zeta` is above 0, the backtracking of both cell types
+    /// behind it.
+    fn move_architecture(&mut self, batch: Batch, zeta: usize, sums: &mut Sums) -> Result<(), SearchError> {
         let labels = batch.labels.clone();
-        let step = supernet.step(batch, self.arch, false)?;
-        let mut gradient = self.arch.backward(&step.architecture_gradient(self.arch)?);
-        supernet.module.update_statistics(&step.pass);
-        tally.add(step.loss_value, &step.logits, &labels);
+        let step = self.supernet.step(batch, &self.arch, false)?;
+        let mut gradient = self.arch.backward(&step.architecture_gradient(&self.arch)?);
+        self.supernet.module.update_statistics(&step.pass);
+        sums.arch_tally.add(step.loss_value, &step.logits, &labels);
+        sums.arch_steps += 1;
         if let Some(limit) = self.config.arch.clip {
             gradient.clip(limit);
         }
         let before = self.arch.values.clone();
         self.adam.step(&mut self.arch.values, &gradient);
-        let mut done = Vec::new();
         if zeta > 0 {
             let (rule, lr, shape) = (&self.config.backtracking, self.config.arch.lr, self.arch.shape);
             let ArchValues { normal, reduce } = &mut self.arch.values;
-            done.push(rule.apply(shape, zeta, lr, &before.normal, normal, &gradient.normal.beta));
-            done.push(rule.apply(shape, zeta, lr, &before.reduce, reduce, &gradient.reduce.beta));
+            let done: [Backtracked; 2] = [
+                rule.apply(shape, zeta, lr, &before.normal, normal, &gradient.normal.beta),
+                rule.apply(shape, zeta, lr, &before.reduce, reduce, &gradient.reduce.beta),
+            ];
+            done.iter().zip(&mut sums.moves).for_each(|(done, stats)| stats.add(done));
         }
-        self.arch.values.check(self.arch.shape)?;
-        Ok(done)
+        self.arch.values.check(self.arch.shape)
     }
-}
 
-/// The genotype that the architecture's values stand for, with where it comes from.
-fn genotype(
-    arch: &Arch,
-    supernet: &Supernet,
-    config: &SearchConfig,
-    data: &Dataset,
-    valid_top1: Option<f64>,
-) -> Result<Genotype, SearchError> {
-    let derived = derive(arch.shape, &arch.weights())?;
-    let method = serde_json::to_value(config.method).ok().and_then(|v| v.as_str().map(str::to_owned));
-    let provenance = Provenance {
-        method: method.clone(),
-        dataset: Some(data.name.clone()),
-        seed: Some(config.seed),
-        epochs: Some(config.epochs),
-        valid_top1,
-        tool: Some(concat!("idarts-compile ", env!("CARGO_PKG_VERSION")).into()),
-        ..Provenance::default()
-    };
-    let name = format!("{}_{}_seed{}", method.as_deref().unwrap_or("search").replace('-', "_"), data.name, config.seed);
-    let cell = |nodes: &[[Choice; 2]]| cell(nodes, supernet.primitives());
-    Ok(Genotype { name, normal: cell(&derived.normal), reduce: cell(&derived.reduce), provenance })
-}
-
-fn cell(nodes: &[[Choice; 2]], primitives: &[Primitive]) -> Cell {
-    let edge = |choice: Choice| Edge { primitive: primitives[choice.primitive], input: choice.input };
-    Cell { nodes: nodes.iter().map(|node| node.map(edge)).collect(), concat: (2..nodes.len() + 2).collect() }
-}
-
-impl std::fmt::Display for EpochLine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "loss {:.4}, train top-1 {:.2} %, validation top-1 {:.2} %, {:.0} images/s",
-            self.train_loss,
-            100.0 * self.train_top1,
-            100.0 * self.valid_top1,
-            self.images_per_s
-        )
+    /// One step of the weights on `batch`; gives the loss.
+    fn move_weights(&mut self, batch: Batch, lr: f64, sums: &mut Sums) -> Result<f64, SearchError> {
+        let labels = batch.labels.clone();
+        let step = self.supernet.step(batch, &self.arch, true)?;
+        let gradients = step.pass.gradients(&mut step.loss.backward());
+        sums.norms += self.sgd.step(&mut self.supernet.module, gradients, lr)?;
+        self.supernet.module.update_statistics(&step.pass);
+        sums.tally.add(step.loss_value, &step.logits, &labels);
+        sums.step += 1;
+        Ok(step.loss_value)
     }
-}
 
-impl From<DataError> for SearchError {
-    fn from(error: DataError) -> Self {
-        Self::Train(TrainError::Data(error))
+    /// Appends the epoch to both logs, warns where the architecture collapses, and gives the line for people.
+    fn write_logs(
+        &mut self,
+        state: &mut State,
+        lr: f64,
+        zeta: usize,
+        observer: Observer,
+    ) -> Result<String, SearchError> {
+        let (epoch, sums, last) = (state.epoch, &state.sums, state.last);
+        let (mean, arch) = (sums.tally.mean(), Some(sums.arch_tally.mean()).filter(|mean| mean.images > 0));
+        let line = EpochLine {
+            epoch,
+            lr,
+            train_loss: mean.loss,
+            train_top1: mean.top1,
+            arch_loss: arch.map(|mean| mean.loss),
+            arch_top1: arch.map(|mean| mean.top1),
+            valid_loss: last.loss,
+            valid_top1: last.top1,
+            gradient_norm: sums.norms / sums.step.max(1) as f64,
+            images_per_s: (mean.images + arch.map_or(0, |mean| mean.images)) as f64 / sums.seconds,
+            peak_mib: peak_mib(),
+            wall_s: self.keeper.wall_s(),
+        };
+        self.metrics.write(&line)?;
+        let genotype = self.genotype(last.top1)?;
+        let [normal_free, reduce_free] = [&genotype.normal, &genotype.reduce].map(parameter_free);
+        let soft = self.arch.weights();
+        let [normal, reduce] = [&soft.normal, &soft.reduce].map(|cell| stats(self.arch.shape, cell));
+        self.history.write(&ArchLine {
+            epoch,
+            values: &self.arch.values,
+            zeta,
+            normal: &normal,
+            reduce: &reduce,
+            backtracking: &sums.moves,
+            skips: [normal_free[0], reduce_free[0]],
+            parameter_free: [normal_free[1], reduce_free[1]],
+            genotype: genotype.to_python(),
+        })?;
+        // Before alpha moves, the genotype is that of the random start and says nothing.
+        if epoch >= self.config.arch.frozen_until && normal_free != state.warned {
+            state.warned = normal_free;
+            if let Some(warning) = collapse(normal_free, &genotype.normal) {
+                tell(observer, Event::Warning(format!("epoch {}: {warning}", epoch + 1)));
+            }
+        }
+        Ok(line.to_string())
+    }
+
+    fn genotype(&self, valid_top1: f64) -> Result<Genotype, SearchError> {
+        genotype(&self.arch, self.supernet.primitives(), self.config, self.data, Some(valid_top1))
+    }
+
+    fn save(&mut self, state: &mut State) -> Result<(), SearchError> {
+        state.values = self.arch.values.clone();
+        state.adam = self.adam.clone();
+        state.wall_s = self.keeper.wall_s();
+        state.metrics = self.metrics.text().into();
+        state.history = self.history.text().into();
+        let (module, sgd) = (&self.supernet.module, &self.sgd);
+        self.keeper.save((state.epoch, state.sums.step), state.steps, state, || pack(module, sgd))?;
+        Ok(())
+    }
+
+    /// Says with an error that the numbers left all bounds where the run can go on.
+    fn annotated(&self, epoch: usize, error: SearchError) -> SearchError {
+        match error {
+            SearchError::Train(error @ TrainError::Diverged { .. }) => self.keeper.diverged(epoch, error).into(),
+            SearchError::NotFinite { .. } => {
+                self.keeper.diverged(epoch, TrainError::Diverged { what: error.to_string() }).into()
+            }
+            other => other,
+        }
     }
 }

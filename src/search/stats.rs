@@ -40,8 +40,8 @@ pub struct MoveStats {
     pub edges_move_ratio: f64,
     /// Share of the moved entries that the cap has bound.
     pub capped: f64,
-    #[serde(skip)]
-    entries: usize,
+    /// Entries of alpha that were moved.
+    pub entries: usize,
 }
 
 impl MoveStats {

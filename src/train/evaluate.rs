@@ -2,6 +2,8 @@
 //!
 //! Takes a module in its current state; gives sums over all images, without a tape.
 
+use serde::{Deserialize, Serialize};
+
 use super::loss::{cross_entropy, hits};
 use super::module::{GraphModule, Mode, Value, download};
 use super::progress::{Event, Observer};
@@ -9,7 +11,7 @@ use super::{TrainError, finite};
 use crate::data::Loader;
 
 /// Figures over a set of images.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Mean cross entropy.
     pub loss: f64,
@@ -22,7 +24,7 @@ pub struct Evaluation {
 }
 
 /// Sums that become an [`Evaluation`].
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     loss: f64,
     top1: usize,
@@ -47,7 +49,8 @@ impl Tally {
     }
 }
 
-/// Evaluates `module` on the first epoch of `loader`. `extra` are the graph inputs behind the image.
+/// Evaluates `module` on the first epoch of `loader`. `extra` are the graph inputs behind the image. `None` if the observer
+/// asked for an end before all images were seen.
 ///
 /// # Errors
 /// An image that cannot be read, a device that fails, a loss that is no number.
@@ -56,7 +59,7 @@ pub fn evaluate(
     loader: &Loader,
     extra: &[Value],
     observer: Observer,
-) -> Result<Evaluation, TrainError> {
+) -> Result<Option<Evaluation>, TrainError> {
     let mut tally = Tally::default();
     for batch in loader.epoch(0) {
         let batch = batch?;
@@ -66,7 +69,9 @@ pub fn evaluate(
         let logits = module.forward(inputs, Mode::Eval)?.outputs.swap_remove(0);
         let loss = finite(download(cross_entropy(logits.clone(), &batch.labels, 0.0))?, "the validation loss")?;
         tally.add(loss, &download(logits)?, &batch.labels);
-        observer(Event::Step { loss: None });
+        if observer(Event::Step { loss: None }).is_break() {
+            return Ok(None);
+        }
     }
-    Ok(tally.mean())
+    Ok(Some(tally.mean()))
 }

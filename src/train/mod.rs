@@ -4,6 +4,8 @@
 //! are trained by the same code; what the architecture weights are is left to `search`.
 
 pub mod augmentation;
+pub mod checkpoint;
+mod checkpoint_file;
 pub mod config;
 pub mod config_check;
 mod config_error;
@@ -14,8 +16,10 @@ pub mod device;
 pub mod drop_path;
 pub mod evaluate;
 pub mod fit;
+pub mod keeper;
 mod log;
 pub mod loss;
+pub mod memory;
 pub mod module;
 pub mod optim;
 pub mod progress;
@@ -53,10 +57,42 @@ pub enum TrainError {
         why: String,
     },
     /// The numbers left the range of float32.
-    #[error("training diverged: {what}; try a smaller learning rate (`--set weights.lr=...`)")]
+    #[error("training diverged: {what}; a smaller learning rate may help (`--set weights.lr=...`)")]
     Diverged {
         /// What is no number.
         what: String,
+    },
+    /// The user asked for an end.
+    #[error("interrupted in epoch {} of {epochs}{}", epoch + 1, match resume {
+        Some(folder) => format!("; a checkpoint is written, go on by `--resume {}`", folder.display()),
+        None => ", and nothing is kept: only a run with a folder (`--out DIR`) can go on".into(),
+    })]
+    Interrupted {
+        /// From 0.
+        epoch: usize,
+        /// Of the whole run.
+        epochs: usize,
+        /// The folder with the checkpoint.
+        resume: Option<PathBuf>,
+    },
+    /// The numbers of a run left all bounds.
+    #[error("epoch {} of {epochs}: {source}{}", epoch + 1, match resume {
+        Some(((done, step), folder)) => format!(
+            "; the run can go on from its checkpoint after {done} epochs and {step} steps, with other values too: \
+             `--resume {} --set weights.lr=...`",
+            folder.display()
+        ),
+        None => String::new(),
+    })]
+    AtEpoch {
+        /// From 0.
+        epoch: usize,
+        /// Of the whole run.
+        epochs: usize,
+        /// The last checkpoint and its folder, if there is one.
+        resume: Option<(keeper::Place, PathBuf)>,
+        /// What failed.
+        source: Box<TrainError>,
     },
     /// A log cannot be written.
     #[error("{}: {source}", path.display())]
@@ -69,6 +105,12 @@ pub enum TrainError {
     /// The data cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// There is no checkpoint to go on from, or none can be written.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::CheckpointError),
+    /// Weights cannot be read or written.
+    #[error(transparent)]
+    Weights(#[from] weights::WeightsError),
     /// The model is not one that can be trained.
     #[error(transparent)]
     Ir(#[from] IrError),
@@ -88,10 +130,25 @@ pub fn finite(values: Vec<f32>, what: &str) -> Result<f64, TrainError> {
     }
 }
 
-/// A generator of its own for every purpose and epoch, so that a run can go on at any epoch.
-pub fn generator(seed: u64, purpose: &str, epoch: usize) -> ChaCha8Rng {
+/// The training loss of a batch, if it is still one of a network that learns: at most a hundred times that of guessing.
+///
+/// # Errors
+/// [`TrainError::Diverged`].
+pub fn converging(values: Vec<f32>, classes: usize) -> Result<f64, TrainError> {
+    let loss = finite(values, "the training loss")?;
+    let guessing = (classes.max(2) as f64).ln();
+    if loss > 100.0 * guessing {
+        return Err(TrainError::Diverged {
+            what: format!("the training loss is {loss:.1}, guessing has {guessing:.1}"),
+        });
+    }
+    Ok(loss)
+}
+
+/// A generator of its own for every purpose and number (of an epoch or a step), so that a run can go on anywhere.
+pub fn generator(seed: u64, purpose: &str, number: usize) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let purpose = purpose.bytes().fold(0u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
-    rng.set_stream((purpose << 32) | epoch as u64);
+    rng.set_stream((purpose << 32) | number as u64);
     rng
 }

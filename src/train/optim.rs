@@ -22,6 +22,16 @@ impl Sgd {
         Self { momentum, weight_decay, clip, buffers: Vec::new() }
     }
 
+    /// The momentum of every parameter of the module, for a checkpoint; absent where there was no gradient yet.
+    pub fn buffers(&self) -> &[Option<Tensor<1>>] {
+        &self.buffers
+    }
+
+    /// Goes on with the momentum of a checkpoint.
+    pub fn restore(&mut self, buffers: Vec<Option<Tensor<1>>>) {
+        self.buffers = buffers;
+    }
+
     /// One step with learning rate `lr`: g = clip(g) + weight_decay p; buffer = momentum buffer + g; p = p - lr buffer.
     /// Gives the gradient's global norm before clipping.
     ///

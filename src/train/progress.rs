@@ -1,6 +1,9 @@
 //! What a long computation tells while it runs.
 //!
-//! Takes nothing; gives the events that `fit` and the search send. Showing them is left to the command line.
+//! Takes nothing; gives the events that `fit` and the search send, and takes back whether to go on. Showing them is left to
+//! the command line.
+
+use std::ops::ControlFlow;
 
 /// Something happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +20,8 @@ pub enum Event {
         epochs: usize,
         /// Steps of this epoch, evaluation included.
         steps: usize,
+        /// Steps of it that were made before this process.
+        done: usize,
     },
     /// One step is done.
     Step {
@@ -32,5 +37,16 @@ pub enum Event {
     },
 }
 
-/// Receives events.
-pub type Observer<'a> = &'a mut dyn FnMut(Event);
+/// Receives events. `Break` in answer to one asks for an end: the step in hand is finished, a checkpoint written where
+/// there is a folder for it, and the computation ends with `Interrupted`.
+pub type Observer<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
+
+/// Tells what needs no answer: whether to end is asked again at the next step.
+pub fn tell(observer: Observer, event: Event) {
+    let _ = observer(event);
+}
+
+/// The observer of whoever does not want to know.
+pub fn ignore(_: Event) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}

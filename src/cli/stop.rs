@@ -1,0 +1,63 @@
+//! SIGINT and SIGTERM: an end after the step in hand.
+//!
+//! Takes the signals of the system; gives whether one came. The first asks the running stage to write a checkpoint and end,
+//! a second one ends the process at once. The exit status is the shell's for a signal: 128 plus its number.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::search::SearchError;
+use crate::train::TrainError;
+
+/// Whether an end was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicUsize>);
+
+/// What the process listens with, if it does.
+static LISTENING: OnceLock<Stop> = OnceLock::new();
+
+impl Stop {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen() -> Result<Self> {
+        if let Some(stop) = LISTENING.get() {
+            return Ok(stop.clone());
+        }
+        let (stop, armed) = (Self::default(), Arc::new(AtomicBool::new(false)));
+        for signal in [SIGINT, SIGTERM] {
+            let listen = || -> std::io::Result<()> {
+                // In this order: the first signal finds the shutdown unarmed, and arms it.
+                flag::register_conditional_shutdown(signal, 128 + signal, armed.clone())?;
+                flag::register(signal, armed.clone())?;
+                flag::register_usize(signal, stop.0.clone(), signal as usize)?;
+                Ok(())
+            };
+            listen().context("cannot listen to signals")?;
+        }
+        Ok(LISTENING.get_or_init(|| stop).clone())
+    }
+
+    /// The signal that came, if one did.
+    pub fn signal(&self) -> Option<u8> {
+        u8::try_from(self.0.load(Ordering::Relaxed)).ok().filter(|&signal| signal > 0)
+    }
+}
+
+/// The signal that ended a run, if that is what the error says.
+pub fn ended_by(error: &anyhow::Error) -> Option<u8> {
+    let ended = error.chain().any(|cause| {
+        let searching = cause.downcast_ref::<SearchError>();
+        let training = match searching {
+            Some(SearchError::Train(error)) => Some(error),
+            _ => cause.downcast_ref::<TrainError>(),
+        };
+        matches!(training, Some(TrainError::Interrupted { .. }))
+    });
+    LISTENING.get().filter(|_| ended).and_then(Stop::signal)
+}

@@ -1,0 +1,410 @@
+//! Checkpoints: what a run needs to go on as if it had never stopped.
+//!
+//! Takes the state of a stage (any serialisable value) and tensors; keeps the two newest of them in the run's folder, each
+//! written as a whole or not at all, and gives back the newest that can be used, saying of every newer one why it cannot.
+//! What the state holds is left to the stages, the file's format to `checkpoint_file`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_yaml::Value;
+
+use super::TrainError;
+use super::checkpoint_file::{self as file, Tensors};
+use super::module::{GraphModule, download, upload};
+use super::optim::Sgd;
+use crate::data::Dataset;
+use crate::ir::{Graph, Tensor, Weights};
+
+/// Why there is no checkpoint to go on from, or none can be written.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// A file or folder cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not whole.
+    #[error("{}: damaged: {why}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What shows it.
+        why: String,
+    },
+    /// A checkpoint of something else.
+    #[error("{}: of another run: {why}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        why: String,
+    },
+    /// There is none.
+    #[error("{}: there is no checkpoint here to go on from; give the folder of a run that was interrupted", dir.display())]
+    Missing {
+        /// Where they would be.
+        dir: PathBuf,
+    },
+    /// There are some, but none can be used.
+    #[error("no checkpoint can be used: {}", reasons.join("; "))]
+    Unusable {
+        /// What is wrong with each, the newest first.
+        reasons: Vec<String>,
+    },
+    /// A run would overwrite another one that is not over.
+    #[error(
+        "{}: an unfinished run is here; go on with it by `--resume {}`, or give another folder, or remove this one",
+        folder.display(),
+        folder.display()
+    )]
+    Occupied {
+        /// The run's folder.
+        folder: PathBuf,
+    },
+}
+
+/// Where a run keeps its files, and how it is to start.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The existing folder.
+    pub folder: PathBuf,
+    /// Whether to go on from the newest checkpoint in the folder.
+    pub resume: bool,
+    /// Time between two checkpoints within an epoch.
+    pub every: Duration,
+    /// Where the data are, to be found again; none for built-in data.
+    pub data: Option<PathBuf>,
+    /// What computes, for the record.
+    pub device: String,
+    /// Files that the run begins with, by name: its configuration and what else it goes on from.
+    pub files: Vec<(&'static str, String)>,
+}
+
+/// What a checkpoint belongs to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// `search` or `build`.
+    pub stage: String,
+    /// The program's version.
+    pub tool: String,
+    /// The resolved configuration, YAML.
+    pub config: String,
+    /// What else must be the same, as pairs of a name and a value: the genotype, facts about the data.
+    pub facts: Vec<(String, String)>,
+    /// Where the data were.
+    pub data: Option<PathBuf>,
+    /// What computed.
+    pub device: String,
+    /// With how many threads: sums are split among them, so another number changes the last bits.
+    pub threads: usize,
+}
+
+/// The checkpoints of one run.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    origin: Origin,
+    /// Time between two checkpoints within an epoch.
+    pub every: Duration,
+}
+
+/// What a run goes on from.
+#[derive(Debug)]
+pub struct Loaded<S> {
+    /// The stage's state.
+    pub state: S,
+    /// Its tensors.
+    pub tensors: Tensors,
+    /// What the user should know: files that were passed over, values that differ.
+    pub warnings: Vec<String>,
+}
+
+/// Keys that may change when a run goes on, by their beginnings; all others describe what the run is.
+const CHANGEABLE: [&str; 4] = ["weights.", "arch.", "backtracking.", "threads"];
+
+/// How many checkpoints are kept.
+const KEPT: usize = 2;
+
+impl Origin {
+    /// Of a run of `stage` with the resolved `config` on `data`.
+    ///
+    /// # Errors
+    /// A configuration that is no YAML: a bug of this program.
+    pub fn new(stage: &str, config: &impl Serialize, data: &Dataset, run: &Run) -> Result<Self, TrainError> {
+        let config = serde_yaml::to_string(config)
+            .map_err(|e| TrainError::Io { path: run.folder.join("config.yaml"), source: std::io::Error::other(e) })?;
+        let facts = [
+            ("data", data.name.clone()),
+            ("classes", data.classes.join(", ")),
+            ("training images", data.train.len().to_string()),
+            ("test images", data.test.len().to_string()),
+        ];
+        Ok(Self {
+            stage: stage.into(),
+            tool: env!("CARGO_PKG_VERSION").into(),
+            config,
+            facts: facts.map(|(name, value)| (name.into(), value)).into(),
+            data: run.data.clone(),
+            device: run.device.clone(),
+            threads: rayon::current_num_threads(),
+        })
+    }
+
+    /// Adds something that must be the same when the run goes on.
+    pub fn fact(mut self, name: &str, value: String) -> Self {
+        self.facts.push((name.into(), value));
+        self
+    }
+
+    /// Of the newest checkpoint in the run's `folder` that can be read.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn read(folder: &Path) -> Result<Self, CheckpointError> {
+        let dir = folder.join("checkpoint");
+        let mut reasons = Vec::new();
+        for path in newest_first(&dir)? {
+            match file::read(&path) {
+                Ok(file) => return Ok(file.origin),
+                Err(error) => reasons.push(error.to_string()),
+            }
+        }
+        Err(none(dir, reasons))
+    }
+
+    /// What makes `stored` the origin of another run, or else what is the user's to know.
+    fn compare(&self, stored: &Self) -> Result<Vec<String>, String> {
+        if self.stage != stored.stage {
+            return Err(format!("it is of `{}`, not of `{}`", stored.stage, self.stage));
+        }
+        for (name, value) in &self.facts {
+            let other = stored.facts.iter().find(|(n, _)| n == name).map_or("not recorded", |(_, v)| v);
+            if other != value {
+                return Err(format!("{name}: {} there, {} now", shortened(other), shortened(value)));
+            }
+        }
+        let (mut refused, mut notes) = (Vec::new(), Vec::new());
+        let parse = |text: &str| serde_yaml::from_str::<Value>(text).map_err(|e| format!("its configuration: {e}"));
+        for (key, there, now) in differences("", &parse(&stored.config)?, &parse(&self.config)?) {
+            if CHANGEABLE.iter().any(|start| key.starts_with(start)) {
+                notes.push(format!("goes on with {key} {now} instead of {there}"));
+            } else {
+                refused.push(format!("{key} is {there} there and {now} now"));
+            }
+        }
+        if !refused.is_empty() {
+            return Err(refused.join(", "));
+        }
+        for (what, there, now) in [
+            ("threads", stored.threads.to_string(), self.threads.to_string()),
+            ("device", stored.device.clone(), self.device.clone()),
+            ("version", stored.tool.clone(), self.tool.clone()),
+        ] {
+            if there != now {
+                notes.push(format!(
+                    "{what}: {there} before, {now} now; results can differ in the last bits from those of one run"
+                ));
+            }
+        }
+        Ok(notes)
+    }
+}
+
+impl Store {
+    /// The checkpoints of `run`.
+    pub fn new(run: &Run, origin: Origin) -> Self {
+        Self { dir: run.folder.join("checkpoint"), origin, every: run.every }
+    }
+
+    /// Writes a checkpoint after `steps` steps of the whole run, which is `finished` or not, and removes all but the newest
+    /// two.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(
+        &self,
+        steps: usize,
+        finished: bool,
+        state: &impl Serialize,
+        tensors: &Tensors,
+    ) -> Result<(), CheckpointError> {
+        fs::create_dir_all(&self.dir).map_err(|source| CheckpointError::Io { path: self.dir.clone(), source })?;
+        let path = self.dir.join(format!("{steps:010}.safetensors"));
+        file::write(&path, finished, &self.origin, state, tensors)?;
+        for old in newest_first(&self.dir)?.into_iter().skip(KEPT) {
+            fs::remove_file(&old).map_err(|source| CheckpointError::Io { path: old.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint that can be used.
+    ///
+    /// # Errors
+    /// There is none; with what is wrong with each.
+    pub fn load<S: DeserializeOwned>(&self) -> Result<Loaded<S>, CheckpointError> {
+        let mut reasons = Vec::new();
+        for path in newest_first(&self.dir)? {
+            match self.open(&path) {
+                Ok((state, tensors, notes)) => {
+                    let passed = reasons.iter().map(|r| format!("{r}; the checkpoint before it is used"));
+                    return Ok(Loaded { state, tensors, warnings: passed.chain(notes).collect() });
+                }
+                Err(error) => reasons.push(error.to_string()),
+            }
+        }
+        Err(none(self.dir.clone(), reasons))
+    }
+
+    fn open<S: DeserializeOwned>(&self, path: &Path) -> Result<(S, Tensors, Vec<String>), CheckpointError> {
+        let file = file::read(path)?;
+        let foreign = |why| CheckpointError::Foreign { path: path.into(), why };
+        let notes = self.origin.compare(&file.origin).map_err(foreign)?;
+        let state = file.state(path)?;
+        Ok((state, file.tensors, notes))
+    }
+
+    /// Makes room for a new run. The checkpoints of a finished one are removed.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Occupied`] by an unfinished one, or the old checkpoints cannot be removed.
+    pub fn clear(&self) -> Result<(), CheckpointError> {
+        let folder = self.dir.parent().unwrap_or(&self.dir);
+        if is_unfinished(folder)? {
+            return Err(CheckpointError::Occupied { folder: folder.into() });
+        }
+        for path in newest_first(&self.dir)? {
+            fs::remove_file(&path).map_err(|source| CheckpointError::Io { path, source })?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the run in `folder` has left a checkpoint, whole or not.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn is_begun(folder: &Path) -> Result<bool, CheckpointError> {
+    Ok(!newest_first(&folder.join("checkpoint"))?.is_empty())
+}
+
+/// Whether there is a run in `folder` that is not over. Checkpoints that cannot be read do not count.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn is_unfinished(folder: &Path) -> Result<bool, CheckpointError> {
+    let files = newest_first(&folder.join("checkpoint"))?;
+    Ok(files.iter().find_map(|path| file::read(path).ok()).is_some_and(|file| !file.finished))
+}
+
+/// The weights of a module, with its running statistics, and the momentum of its optimiser.
+///
+/// # Errors
+/// When the device cannot be read.
+pub fn pack(module: &GraphModule, sgd: &Sgd) -> Result<Tensors, TrainError> {
+    let params = &module.graph().params;
+    let mut tensors: Tensors =
+        params.iter().zip(module.weights()?.0).map(|(p, tensor)| (format!("weight/{}", p.name), tensor)).collect();
+    for (param, buffer) in params.iter().zip(sgd.buffers()) {
+        if let Some(buffer) = buffer {
+            let tensor = Tensor::new(param.shape.clone(), download(buffer.clone())?);
+            tensors.insert(format!("momentum/{}", param.name), tensor);
+        }
+    }
+    Ok(tensors)
+}
+
+/// Puts what [`pack`] gave back.
+///
+/// # Errors
+/// A tensor that is missing or has another shape: the run is of another graph.
+pub fn unpack(module: &mut GraphModule, sgd: &mut Sgd, tensors: &Tensors) -> Result<(), TrainError> {
+    let graph: &Graph = module.graph();
+    let mut weights = Vec::with_capacity(graph.params.len());
+    let mut buffers = Vec::with_capacity(graph.params.len());
+    for param in &graph.params {
+        let find = |kind: &str| {
+            let tensor = tensors.get(&format!("{kind}/{}", param.name));
+            tensor.filter(|t| t.shape == param.shape)
+        };
+        let weight = find("weight").ok_or_else(|| TrainError::Device {
+            why: format!("the checkpoint has no tensor of shape {:?} for `{}`", param.shape, param.name),
+        })?;
+        weights.push(weight.clone());
+        buffers.push(find("momentum").map(|t| upload(&t.data, module.device())));
+    }
+    module.load(&Weights(weights));
+    sgd.restore(buffers);
+    Ok(())
+}
+
+/// The checkpoint files of a folder, by their numbers, the largest first. None if there is no folder.
+fn newest_first(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let io = |source| CheckpointError::Io { path: dir.into(), source };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(io(e)),
+    };
+    let mut numbered = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(io)?.path();
+        let stem = path.file_stem().and_then(|s| s.to_str());
+        let whole = path.extension().is_some_and(|e| e == "safetensors");
+        if let (true, Some(number)) = (whole, stem.and_then(|s| s.parse::<u64>().ok())) {
+            numbered.push((number, path));
+        }
+    }
+    numbered.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(numbered.into_iter().map(|(_, path)| path).collect())
+}
+
+fn none(dir: PathBuf, reasons: Vec<String>) -> CheckpointError {
+    if reasons.is_empty() { CheckpointError::Missing { dir } } else { CheckpointError::Unusable { reasons } }
+}
+
+/// The keys whose values differ, with both values.
+fn differences(key: &str, there: &Value, now: &Value) -> Vec<(String, String, String)> {
+    let inline =
+        |v: &Value| serde_yaml::to_string(v).map_or_else(|_| format!("{v:?}"), |t| t.trim().replace('\n', ", "));
+    match (there, now) {
+        (Value::Mapping(there), Value::Mapping(now)) => {
+            let mut names: Vec<&Value> = there.keys().chain(now.keys()).collect();
+            names.dedup();
+            let mut seen: Vec<&Value> = Vec::new();
+            names.retain(|n| {
+                !seen.contains(n) && {
+                    seen.push(n);
+                    true
+                }
+            });
+            let below = |name: &&Value| {
+                let name = name.as_str().unwrap_or_default();
+                let whole = if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+                let value = |m: &serde_yaml::Mapping| m.get(name).cloned().unwrap_or(Value::Null);
+                differences(&whole, &value(there), &value(now))
+            };
+            names.iter().flat_map(below).collect()
+        }
+        (there, now) if there == now => Vec::new(),
+        (there, now) => vec![(key.to_owned(), inline(there), inline(now))],
+    }
+}
+
+/// Long lists of classes fill no screen.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 80;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{} ...", &text[..end]),
+        None => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
