@@ -24,8 +24,9 @@ use crate::train::device::DeviceChoice;
 pub struct SearchArgs {
     #[command(flatten)]
     options: TrainOptions,
-    /// What is searched with: idarts backtracks, pc-darts does not, darts has neither partial channels nor beta
-    #[arg(long, value_name = "METHOD", value_parser = ["idarts", "pc-darts", "darts"])]
+    /// What is searched with: idarts backtracks, pc-darts does not, darts has neither partial channels nor beta, darts-2nd
+    /// is that with the second-order gradient, at four times the passes
+    #[arg(long, value_name = "METHOD", value_parser = ["idarts", "pc-darts", "darts", "darts-2nd"])]
     method: Option<String>,
     /// Folder of the run
     #[arg(long, value_name = "DIR", default_value = "runs/search")]

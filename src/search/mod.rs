@@ -12,6 +12,7 @@ mod error;
 #[cfg(test)]
 mod reference;
 pub mod run;
+pub mod second_order;
 pub mod stats;
 pub mod supernet;
 

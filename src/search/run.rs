@@ -14,8 +14,9 @@ use super::adam::ArchAdam;
 use super::arch::{Arch, ArchValues};
 use super::config::SearchConfig;
 use super::derive::{Choice, derive};
+use super::second_order::Unroll;
 use super::stats::{CellStats, MoveStats, stats};
-use super::supernet::Supernet;
+use super::supernet::{ArchPass, Supernet};
 use super::{SearchError, backtrack::Backtracked};
 use crate::data::{Batch, DataError, Dataset, ImageSet, Loader};
 use crate::genotype::{Cell, Edge, Genotype, Primitive, Provenance};
@@ -79,9 +80,6 @@ pub fn search(
     out: &Path,
     observer: Observer,
 ) -> Result<Found, SearchError> {
-    if config.second_order() {
-        return Err(SearchError::SecondOrder);
-    }
     let start = Instant::now();
     let loaders = Loaders::new(config, data)?;
     let mut supernet = Supernet::new(config, data.classes.len(), loaders.train.size(), device)?;
@@ -108,7 +106,8 @@ pub fn search(
                 let mut mover = Mover { config, arch: &mut arch, adam: &mut adam };
                 let due = config.backtracking.due(i, loaders.train.batches());
                 let zeta = if due { zeta } else { 0 };
-                let done = mover.step(&mut supernet, arch_batches.next()?, zeta, &mut arch_tally)?;
+                let unroll = Unroll::of(config, &sgd, lr, &batch);
+                let done = mover.step(&mut supernet, arch_batches.next()?, unroll, zeta, &mut arch_tally)?;
                 done.iter().zip(&mut moves).filter(|_| zeta > 0).for_each(|(done, stats)| stats.add(done));
             }
             let labels = batch.labels.clone();
@@ -220,19 +219,22 @@ struct Mover<'a> {
 }
 
 impl Mover<'_> {
-    /// One first-order step on `batch` and, where `zeta` is above 0, the backtracking of both cell types behind it.
+    /// One step on `batch`, of second order with `unroll`, and, where `zeta` is above 0, the backtracking of both cell
+    /// types behind it.
     fn step(
         &mut self,
         supernet: &mut Supernet,
         batch: Batch,
+        unroll: Option<Unroll>,
         zeta: usize,
         tally: &mut Tally,
     ) -> Result<Vec<Backtracked>, SearchError> {
         let labels = batch.labels.clone();
-        let step = supernet.step(batch, self.arch, false)?;
-        let mut gradient = self.arch.backward(&step.architecture_gradient(self.arch)?);
-        supernet.module.update_statistics(&step.pass);
-        tally.add(step.loss_value, &step.logits, &labels);
+        let ArchPass { mut gradient, loss, logits } = match unroll {
+            Some(unroll) => unroll.gradient(supernet, batch, self.arch)?,
+            None => supernet.first_order(batch, self.arch)?,
+        };
+        tally.add(loss, &logits, &labels);
         if let Some(limit) = self.config.arch.clip {
             gradient.clip(limit);
         }

@@ -11,6 +11,8 @@ mod config_keys;
 mod config_locate;
 pub mod config_merge;
 pub mod device;
+#[cfg(test)]
+mod differences;
 pub mod drop_path;
 pub mod evaluate;
 pub mod fit;
