@@ -6,12 +6,14 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::data::Dataset;
-use crate::ir::Weights;
+use crate::ir::{Role, Weights};
 use crate::search::run::search;
 use crate::train::module::download;
 
-/// Of the norm of the gradient. The objective is computed in float32 and has kinks, so its slope is not known better.
-const TOLERANCE: f64 = 0.02;
+/// Of the norm of the gradient, where the objective has no kinks: what float32 leaves of a difference of losses.
+const SMOOTH: f64 = 5e-3;
+/// With ReLU and max pooling, whose kinks the objective and the finite difference of the gradient cross differently.
+const KINKED: f64 = 0.05;
 const CLASSES: usize = 4;
 const LR: f64 = 0.3;
 
@@ -28,26 +30,34 @@ struct Middle {
 }
 
 impl Middle {
-    fn new(settings: &[&str]) -> Self {
+    fn new(settings: &[&str], len: usize) -> Self {
         let mut layers = SearchConfig::layers("cifar10").unwrap();
         for setting in ["method=darts-2nd", "channels=4", "cells=3", "nodes=2"].iter().chain(settings) {
             layers.set(setting).unwrap();
         }
         let config = SearchConfig::resolved(&layers).unwrap().0;
         let mut net = Supernet::new(&config, CLASSES, [8, 8], &Device::flex()).unwrap();
+        // The batch norm of the stem shifts all values above zero, so that the first ReLUs have no kinks.
+        let mut weights = net.module.weights().unwrap();
+        for (param, values) in net.module.graph().params.iter().zip(&mut weights.0) {
+            if param.role == Role::Shift {
+                values.data.fill(5.0);
+            }
+        }
+        net.module.load(&weights);
         let mut arch = Arch::new(config.shape().unwrap(), config.edge_normalisation, 2);
         arch.values.parts_mut().into_iter().flatten().for_each(|value| *value *= 500.0);
         let mut sgd = Sgd::new(config.weights.momentum, config.weights.weight_decay, None);
         let mut before = trainable(&mut net);
         for seed in 3..6 {
             before = trainable(&mut net);
-            let step = net.step(batch(seed), &arch, true).unwrap();
+            let step = net.step(batch(seed, len), &arch, true).unwrap();
             let gradients = step.pass.gradients(&mut step.loss.backward());
             sgd.step(&mut net.module, gradients, LR).unwrap();
         }
         let buffer = |(b, a): (Vec<f32>, Vec<f32>)| b.iter().zip(&a).map(|(b, a)| (b - a) / LR as f32).collect();
         let momentum = before.into_iter().zip(trainable(&mut net)).map(buffer).collect();
-        Self { config, net, arch, sgd, momentum, train: batch(1), valid: batch(2) }
+        Self { config, net, arch, sgd, momentum, train: batch(1, len), valid: batch(2, len) }
     }
 
     fn gradient(&mut self, lr: f64) -> ArchPass {
@@ -89,9 +99,8 @@ fn trainable(net: &mut Supernet) -> Vec<Vec<f32>> {
     net.module.trainable().map(|(_, t)| download(t.clone()).unwrap()).collect()
 }
 
-fn batch(seed: u64) -> Batch {
+fn batch(seed: u64, len: usize) -> Batch {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let len = 8;
     let images = (0..len * 3 * 64).map(|_| rng.random_range(-2.0f32..2.0)).collect();
     let labels = (0..len).map(|_| rng.random_range(0..CLASSES as i64)).collect();
     Batch { images, labels, len, height: 8, width: 8 }
@@ -117,10 +126,16 @@ fn bits(weights: &Weights) -> Vec<u32> {
 
 #[test]
 fn the_gradient_is_the_slope_of_the_unrolled_loss() {
-    for settings in [&[][..], &["partial_channels=2", "edge_normalisation=true"]] {
-        let mut middle = Middle::new(settings);
+    let smooth = "primitives=[none, avg_pool_3x3]";
+    let pc_darts = ["partial_channels=2", "edge_normalisation=true"];
+    for (settings, len, lr, tolerance) in [
+        (&["cells=1", smooth][..], 16, 0.3, SMOOTH),
+        (&["cells=1", smooth, pc_darts[0], pc_darts[1]], 16, 0.05, SMOOTH),
+        (&["cells=1", pc_darts[0], pc_darts[1]], 64, 0.1, KINKED),
+    ] {
+        let mut middle = Middle::new(settings, len);
         let arch = middle.arch.clone();
-        let second = middle.gradient(LR).gradient;
+        let second = middle.gradient(lr).gradient;
         let first = middle.gradient(0.0).gradient;
         let norm = second.norm();
         let mut rng = ChaCha8Rng::seed_from_u64(7);
@@ -132,7 +147,7 @@ fn the_gradient_is_the_slope_of_the_unrolled_loss() {
             let mut slope = |judged: f64| {
                 let [plus, minus] = [h, -h].map(|step| {
                     let through = moved(&arch, &direction, step);
-                    middle.unrolled_loss(&through, &moved(&arch, &direction, judged * step), LR)
+                    middle.unrolled_loss(&through, &moved(&arch, &direction, judged * step), lr)
                 });
                 (plus - minus) / (2.0 * h)
             };
@@ -145,16 +160,16 @@ fn the_gradient_is_the_slope_of_the_unrolled_loss() {
             worst = worst.max((whole - found).abs());
             seen = seen.max(through.abs());
         }
-        println!("worst difference {:.2e} of a norm of {norm:.3}", worst / norm);
-        assert!(worst <= TOLERANCE * norm, "{worst:.3e} is more than {TOLERANCE} of {norm:.3e}");
-        // A gradient without the second-order part would have been noticed.
-        assert!(seen > 5.0 * TOLERANCE * norm, "the part through the weights, {seen:.3e}, is too small to be tested");
+        println!("{settings:?}: worst difference {:.2e} of a norm of {norm:.3e}", worst / norm);
+        assert!(worst <= tolerance * norm, "{worst:.3e} is more than {tolerance} of {norm:.3e}");
+        // A gradient without the part through the weights would have been noticed.
+        assert!(seen > 5.0 * tolerance * norm, "the part through the weights, {seen:.3e}, is too small to be tested");
     }
 }
 
 #[test]
 fn without_a_learning_rate_the_gradient_is_that_of_first_order() {
-    let mut middle = Middle::new(&[]);
+    let mut middle = Middle::new(&[], 8);
     let second = middle.gradient(0.0);
     let first = middle.net.first_order(middle.valid.clone(), &middle.arch).unwrap();
     assert_eq!((second.gradient, second.loss, second.logits), (first.gradient, first.loss, first.logits));
@@ -162,7 +177,7 @@ fn without_a_learning_rate_the_gradient_is_that_of_first_order() {
 
 #[test]
 fn weights_and_running_statistics_keep_every_bit() {
-    let mut middle = Middle::new(&[]);
+    let mut middle = Middle::new(&[], 8);
     let before = middle.net.module.weights().unwrap();
     middle.gradient(LR);
     let after = middle.net.module.weights().unwrap();
@@ -171,7 +186,7 @@ fn weights_and_running_statistics_keep_every_bit() {
 
 #[test]
 fn a_pass_that_fails_gives_the_weights_back() {
-    let mut middle = Middle::new(&[]);
+    let mut middle = Middle::new(&[], 8);
     let before = middle.net.module.weights().unwrap();
     middle.valid.images[5] = f32::NAN;
     let unroll = Unroll::of(&middle.config, &middle.sgd, LR, &middle.train).unwrap();
