@@ -17,7 +17,7 @@ use idarts_compile::passes::{TRAINING, apply};
 use idarts_compile::search::adam::{AdamConstants, ArchAdam};
 use idarts_compile::search::arch::{Arch, ArchValues, CellValues};
 use idarts_compile::search::config::SearchConfig;
-use idarts_compile::search::supernet::{Step, Supernet};
+use idarts_compile::search::supernet::Supernet;
 use idarts_compile::train::config;
 use idarts_compile::train::loss::cross_entropy;
 use idarts_compile::train::module::{GraphModule, Mode, Value, download};
@@ -69,16 +69,18 @@ fn check_static(file: &str, stem: Stem, cells: usize, classes: usize, genotype: 
     let pass = module.forward(vec![fixture.images(&module, "images")], Mode::Eval).unwrap();
     fixture.close("eval/logits", download(pass.outputs[0].clone()).unwrap());
 
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let mode = Mode::Train { weights: true, drop_path: 0.0, rng: &mut rng };
-    let pass = module.forward(vec![fixture.images(&module, "images")], mode).unwrap();
-    fixture.close("train/logits", download(pass.outputs[0].clone()).unwrap());
-    fixture.close("train/aux_logits", download(pass.outputs[1].clone()).unwrap());
-    let loss = |i: usize| cross_entropy(pass.outputs[i].clone(), &labels, 0.0);
-    let loss = loss(0) + loss(1) * 0.4;
-    fixture.close("train/loss", download(loss.clone()).unwrap());
-    let gradients = pass.gradients(&mut loss.backward());
-    fixture.gradients(&model.graph, &gradients);
+    let shape: [usize; 4] = images.shape.as_slice().try_into().unwrap();
+    fixture.train_gradients(&model.graph, "images", 1.0, |images| {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mode = Mode::Train { weights: true, drop_path: 0.0, rng: &mut rng };
+        let pass = module.forward(vec![module.images(images, shape)], mode).unwrap();
+        fixture.close("train/logits", download(pass.outputs[0].clone()).unwrap());
+        fixture.close("train/aux_logits", download(pass.outputs[1].clone()).unwrap());
+        let loss = |i: usize| cross_entropy(pass.outputs[i].clone(), &labels, 0.0);
+        let loss = loss(0) + loss(1) * 0.4;
+        fixture.close("train/loss", download(loss.clone()).unwrap());
+        ((), pass.gradients(&mut loss.backward()))
+    });
 }
 
 /// A step of the search as the program makes it: the architecture on one batch, then the weights on another.
@@ -117,10 +119,16 @@ fn check_supernet(file: &str) {
     ArchAdam::new(arch.shape, constants).step(&mut arch.values, &pass.gradient);
     fixture.arch_after(&arch, &near_zero, arch_lr);
 
-    let step = fixture.train_step(&net, &arch, config.weights.clip);
+    let factor = fixture.clipped(config.weights.clip);
+    let (step, gradients) = fixture.train_gradients(net.module.graph(), "train/images", factor, |images| {
+        let step = net.step(Batch { images, ..fixture.batch("train") }, &arch, true).unwrap();
+        fixture.close("train/logits", step.logits.clone());
+        fixture.close("train/loss", vec![step.loss_value as f32]);
+        let gradients = step.pass.gradients(&mut step.loss.backward());
+        (step, gradients)
+    });
     let settings = &config.weights;
     let mut sgd = Sgd::new(settings.momentum, settings.weight_decay, settings.clip);
-    let gradients = step.pass.gradients(&mut step.loss.backward());
     let norm = sgd.step(&mut net.module, gradients, weights_lr).unwrap();
     if let Some(expected) = fixture.tensors.get("train/grad_norm") {
         let difference = (norm / f64::from(expected.data[0]) - 1.0).abs();
@@ -209,38 +217,6 @@ impl Fixture {
         let read = |name: &str| self.tensors[&format!("{prefix}{name}")].data.clone();
         let [alpha, beta, reduce_alpha, reduce_beta] = ARCH.map(read);
         ArchValues { normal: CellValues { alpha, beta }, reduce: CellValues { alpha: reduce_alpha, beta: reduce_beta } }
-    }
-
-    /// The training pass, compared up to the gradients.
-    ///
-    /// Where the input of a ReLU is nearer to zero than float32 tells, it is chance on which side of the kink an
-    /// implementation stands, and the gradients of the layers before it differ by more than rounding. So where a gradient
-    /// does not agree at once, the same pass on images that differ in the last bit may show that such a kink is all that
-    /// there is: logits and loss must agree, and all gradients of one of the passes.
-    fn train_step(&self, net: &Supernet, arch: &Arch, clip: Option<f64>) -> Step {
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let mut complaints = Vec::new();
-        for attempt in 0..=NUDGES {
-            let mut batch = self.batch("train");
-            if attempt > 0 {
-                batch
-                    .images
-                    .iter_mut()
-                    .for_each(|x| *x *= 1.0 + f32::EPSILON * rng.random_range(-1.0f32..=1.0).round());
-            }
-            let step = net.step(batch, arch, true).unwrap();
-            self.close("train/logits", step.logits.clone());
-            self.close("train/loss", vec![step.loss_value as f32]);
-            let gradients = step.pass.gradients(&mut step.loss.backward());
-            let (worst, beyond) = self.weight_gradients(net.module.graph(), &gradients, self.clipped(clip));
-            println!("train/grad/: {worst}, relative to the norm; nudged {attempt} times");
-            if beyond.is_empty() {
-                return step;
-            }
-            println!("  beyond {RELATIVE:.0e}: {} tensors, of them {}", beyond.len(), beyond[beyond.len() - 1]);
-            complaints.push(worst.to_string());
-        }
-        panic!("train/grad/: {complaints:#?}");
     }
 
     /// What the file's gradients were multiplied with: 1, or the factor of clipping where that was done before they were
@@ -406,10 +382,37 @@ impl Fixture {
         norm(&mut want.iter().zip(got).map(|(&a, &b)| f64::from(a) - f64::from(b))) / size.max(1e-12)
     }
 
-    fn gradients(&self, graph: &Graph, gradients: &[Option<Tensor<1>>]) {
-        let (worst, beyond) = self.weight_gradients(graph, gradients, 1.0);
-        println!("train/grad/: {worst}, relative to the norm");
-        assert!(beyond.is_empty(), "train/grad/: {beyond:?}");
+    /// What `pass` gives for the images called `images`, with its gradients, which agree with the fixture's multiplied with
+    /// 1 / `factor`.
+    ///
+    /// Where the input of a ReLU is nearer to zero than float32 tells, it is chance on which side of the kink an
+    /// implementation stands, and the gradients of the layers before it differ by more than rounding. So where a gradient
+    /// does not agree at once, the same pass on images that differ in the last bit may show that such a kink is all that
+    /// there is: all gradients of one of the passes must agree.
+    fn train_gradients<T>(
+        &self,
+        graph: &Graph,
+        images: &str,
+        factor: f64,
+        mut pass: impl FnMut(Vec<f32>) -> (T, Vec<Option<Tensor<1>>>),
+    ) -> (T, Vec<Option<Tensor<1>>>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut complaints = Vec::new();
+        for nudges in 0..=NUDGES {
+            let mut data = self.tensors[images].data.clone();
+            if nudges > 0 {
+                data.iter_mut().for_each(|x| *x *= 1.0 + f32::EPSILON * rng.random_range(-1.0f32..=1.0).round());
+            }
+            let (result, gradients) = pass(data);
+            let (worst, beyond) = self.weight_gradients(graph, &gradients, factor);
+            let count = beyond.len();
+            println!("train/grad/: {worst}, relative to the norm; {count} beyond {RELATIVE:.0e}; {nudges} nudges");
+            if beyond.is_empty() {
+                return (result, gradients);
+            }
+            complaints.push(format!("{worst}; {count} beyond, the last is {}", beyond[count - 1]));
+        }
+        panic!("train/grad/: {complaints:#?}");
     }
 
     /// The worst difference of the weights' gradients, multiplied with `factor`, and the tensors that differ too much.

@@ -230,7 +230,8 @@ fn every_switch_is_a_key_of_the_configuration() {
         layers.set(&format!("backtracking.{setting}")).unwrap();
         SearchConfig::resolved(&layers).unwrap().0.backtracking
     };
-    let cases: [(&str, &dyn Fn(&mut Backtracking)); 20] = [
+    type Change<'a> = &'a dyn Fn(&mut Backtracking);
+    let cases: [(&str, Change); 20] = [
         ("zeta=growing", &|s| s.zeta = Zeta::Growing),
         ("zeta=constant", &|s| s.zeta = Zeta::Constant),
         ("order=ascending", &|s| s.order = Order::Ascending),
