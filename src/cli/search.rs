@@ -29,8 +29,9 @@ pub struct SearchArgs {
     options: TrainOptions,
     #[command(flatten)]
     run: RunOptions,
-    /// What is searched with: idarts backtracks, pc-darts does not, darts has neither partial channels nor beta
-    #[arg(long, value_name = "METHOD", value_parser = ["idarts", "pc-darts", "darts"])]
+    /// What is searched with: idarts backtracks, pc-darts does not, darts has neither partial channels nor beta, darts-2nd
+    /// is that with the second-order gradient, at four times the passes
+    #[arg(long, value_name = "METHOD", value_parser = ["idarts", "pc-darts", "darts", "darts-2nd"])]
     method: Option<String>,
     /// Several searches one after another, each in a folder of its own below the run's: 0..3 for the seeds 0, 1 and 2, or
     /// 0,4,7; the result is that of the best final validation accuracy

@@ -12,6 +12,8 @@ mod cell;
 mod layers;
 mod network;
 mod primitive;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::genotype::{Genotype, Primitive};
 use crate::ir::IrError;

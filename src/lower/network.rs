@@ -95,7 +95,7 @@ fn fillings<'a>(layers: &mut Layers, cells: Cells<'a>) -> [Filling<'a>; 2] {
     }
 }
 
-fn cifar_stem(layers: &mut Layers, image: ValueId, out: usize) -> Result<(ValueId, ValueId), IrError> {
+pub(super) fn cifar_stem(layers: &mut Layers, image: ValueId, out: usize) -> Result<(ValueId, ValueId), IrError> {
     let y = layers.conv(&Scope::new("stem/conv", "stem.0"), image, out, Window::same(3, 1, 1), 1)?;
     let y = layers.batch_norm(&Scope::new("stem/norm", "stem.1"), y, true)?;
     Ok((y, y))
@@ -109,7 +109,7 @@ fn imagenet_stem_channels(network: &Network, cells: Cells) -> usize {
     }
 }
 
-fn imagenet_stem(layers: &mut Layers, image: ValueId, out: usize) -> Result<(ValueId, ValueId), IrError> {
+pub(super) fn imagenet_stem(layers: &mut Layers, image: ValueId, out: usize) -> Result<(ValueId, ValueId), IrError> {
     let half = Window::same(3, 2, 1);
     let at = |name: &str, alias: &str| Scope::new(name, alias);
     let y = layers.conv(&at("stem0/conv1", "stem0.0"), image, out / 2, half, 1)?;

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn one_step_agrees_with_pytorch() {
+    fn parity_of_one_step_with_pytorch() {
         let Some(fixture) = fixture("supernet") else { return };
         let read = |prefix: &str| ArchValues {
             normal: fixture.cell(prefix, "normal"),

@@ -102,6 +102,70 @@ mod tests {
     }
 
     #[test]
+    fn of_three_equal_edges_the_first_two_stay_in_their_order() {
+        let flat = [0.25; 4];
+        let [half, third] = [0.5, 1.0 / 3.0];
+        let beta = [half, half, third, third, third];
+        check(2, &[flat; 5], &beta, &[[(1, 0), (1, 1)], [(1, 0), (1, 1)]]);
+        // The strongest comes first wherever it stands; the place behind it goes to the lower of the equal ones.
+        let strong = [0.1, 0.1, 0.1, 0.7];
+        for (place, expected) in [(2, [(3, 0), (1, 1)]), (3, [(3, 1), (1, 0)]), (4, [(3, 2), (1, 0)])] {
+            let mut alpha = [flat; 5];
+            alpha[place] = strong;
+            check(2, &alpha, &beta, &[[(1, 0), (1, 1)], expected]);
+        }
+    }
+
+    #[test]
+    fn scores_are_compared_and_not_their_factors() {
+        // 0.5 * 0.25 on one edge, 0.25 * 0.5 on the other: exactly equal, so the lower edge comes first.
+        check(1, &[[0.25, 0.25, 0.25, 0.25], [0.25, 0.25, 0.5, 0.0]], &[0.5, 0.25], &[[(1, 0), (2, 1)]]);
+        check(1, &[[0.25, 0.25, 0.5, 0.0], [0.25, 0.25, 0.25, 0.25]], &[0.25, 0.5], &[[(2, 0), (1, 1)]]);
+    }
+
+    #[test]
+    fn none_is_never_chosen_wherever_it_stands() {
+        for none in 0..3 {
+            let shape = ArchShape::new(1, 3, Some(none)).unwrap();
+            let row: Vec<f32> = (0..3).map(|p| if p == none { 0.8 } else { 0.1 }).collect();
+            let values = CellValues { alpha: [row.clone(), row].concat(), beta: vec![0.5, 0.5] };
+            let derived = derive(shape, &ArchValues { normal: values.clone(), reduce: values }).unwrap();
+            let first = if none == 0 { 1 } else { 0 };
+            assert_eq!(pairs(&derived.normal), [[(first, 0), (first, 1)]]);
+        }
+    }
+
+    /// Few distinct values, so that ties are everywhere.
+    #[test]
+    fn the_rule_holds_for_any_weights_and_ties() {
+        let shape = ArchShape::DARTS;
+        let mut state = 1u32;
+        let mut draw = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (1 + (state >> 24) % 3) as f32 / 4.0
+        };
+        for _ in 0..200 {
+            let mut values = ArchValues::zeros(shape);
+            values.parts_mut().into_iter().flatten().for_each(|x| *x = draw());
+            let derived = derive(shape, &values).unwrap();
+            for (nodes, values) in [(&derived.normal, &values.normal), (&derived.reduce, &values.reduce)] {
+                for (node, choices) in nodes.iter().enumerate() {
+                    // Every candidate of the node, in the order of edges and primitives, the strongest first.
+                    let first_edge = shape.edges_into(node).start;
+                    let score = |input: usize, p: usize| {
+                        values.alpha[(first_edge + input) * 8 + p] * values.beta[first_edge + input]
+                    };
+                    let mut all: Vec<(usize, usize)> =
+                        (0..node + 2).flat_map(|input| (1..8).map(move |p| (p, input))).collect();
+                    all.sort_by(|&(p, i), &(q, j)| score(j, q).total_cmp(&score(i, p)).then((i, p).cmp(&(j, q))));
+                    let second = all.iter().find(|(_, input)| *input != all[0].1).unwrap();
+                    assert_eq!(choices.map(|c| (c.primitive, c.input)), [all[0], *second], "node {node}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn without_a_none_every_primitive_can_be_chosen() {
         let shape = ArchShape::new(1, 2, None).unwrap();
         let values = CellValues { alpha: vec![0.9, 0.1, 0.2, 0.8], beta: vec![1.0, 1.0] };
@@ -117,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_genotype_is_the_one_of_pytorch() {
+    fn parity_of_the_genotype_with_pytorch() {
         let Some(fixture) = fixture("supernet") else { return };
         let names = [
             "none",

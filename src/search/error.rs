@@ -18,9 +18,6 @@ pub enum SearchError {
         /// What would do.
         why: String,
     },
-    /// The second-order method is not there.
-    #[error("method: darts-2nd is not there yet; choose idarts, pc-darts or darts")]
-    SecondOrder,
     /// The supernet cannot be built.
     #[error(transparent)]
     Lower(#[from] crate::lower::LowerError),

@@ -14,6 +14,7 @@ pub mod record;
 #[cfg(test)]
 mod reference;
 pub mod run;
+pub mod second_order;
 pub mod stats;
 pub mod supernet;
 

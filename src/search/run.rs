@@ -18,8 +18,9 @@ use super::backtrack::Backtracked;
 use super::batches::{ArchBatches, Loaders};
 use super::config::SearchConfig;
 use super::record::{ArchLine, EpochLine, collapse, genotype, parameter_free};
+use super::second_order::Unroll;
 use super::stats::{MoveStats, stats};
-use super::supernet::Supernet;
+use super::supernet::{ArchPass, Supernet};
 use crate::data::{Batch, Dataset};
 use crate::genotype::Genotype;
 use crate::train::checkpoint::{Origin, Run, pack, unpack};
@@ -92,9 +93,6 @@ pub fn search(
     run: &Run,
     observer: Observer,
 ) -> Result<Found, SearchError> {
-    if config.second_order() {
-        return Err(SearchError::SecondOrder);
-    }
     let (mut job, mut state) = Job::open(config, data, device, run, observer)?;
     while state.epoch < config.epochs {
         let epoch = state.epoch;
@@ -190,7 +188,8 @@ impl<'a> Job<'a> {
             let batch = batch?;
             if epoch >= config.arch.frozen_until {
                 let due = config.backtracking.due(done + i, batches);
-                self.move_architecture(arch_batches.next()?, if due { zeta } else { 0 }, &mut state.sums)?;
+                let zeta = if due { zeta } else { 0 };
+                self.move_architecture(arch_batches.next()?, &batch, lr, zeta, &mut state.sums)?;
             }
             let loss = self.move_weights(batch, lr, &mut state.sums)?;
             state.steps += 1;
@@ -217,14 +216,22 @@ impl<'a> Job<'a> {
         Ok(true)
     }
 
-    /// One first-order step of alpha and beta on `batch` and, where `zeta` is above 0, the backtracking of both cell types
-    /// behind it.
-    fn move_architecture(&mut self, batch: Batch, zeta: usize, sums: &mut Sums) -> Result<(), SearchError> {
+    /// One step of alpha and beta on `batch`, of second order where the method looks ahead by the step of the weights with
+    /// rate `lr` on `next`; and, where `zeta` is above 0, the backtracking of both cell types behind it.
+    fn move_architecture(
+        &mut self,
+        batch: Batch,
+        next: &Batch,
+        lr: f64,
+        zeta: usize,
+        sums: &mut Sums,
+    ) -> Result<(), SearchError> {
         let labels = batch.labels.clone();
-        let step = self.supernet.step(batch, &self.arch, false)?;
-        let mut gradient = self.arch.backward(&step.architecture_gradient(&self.arch)?);
-        self.supernet.module.update_statistics(&step.pass);
-        sums.arch_tally.add(step.loss_value, &step.logits, &labels);
+        let ArchPass { mut gradient, loss, logits } = match Unroll::of(self.config, &self.sgd, lr, next) {
+            Some(unroll) => unroll.gradient(&mut self.supernet, batch, &self.arch)?,
+            None => self.supernet.first_order(batch, &self.arch)?,
+        };
+        sums.arch_tally.add(loss, &logits, &labels);
         sums.arch_steps += 1;
         if let Some(limit) = self.config.arch.clip {
             gradient.clip(limit);

@@ -5,7 +5,7 @@
 
 use std::str::FromStr;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Gradients, Tensor};
 
 use super::SearchError;
 use super::arch::{Arch, ArchValues};
@@ -38,6 +38,16 @@ pub struct Step {
     /// `[N, classes]`, on the host.
     pub logits: Vec<f32>,
     arch: Vec<Tensor<1>>,
+}
+
+/// What a step of the architecture is made from.
+pub struct ArchPass {
+    /// The gradient of the raw values, before clipping and weight decay.
+    pub gradient: ArchValues,
+    /// Mean cross entropy of the batch; finite.
+    pub loss: f64,
+    /// `[N, classes]`.
+    pub logits: Vec<f32>,
 }
 
 impl Supernet {
@@ -80,18 +90,43 @@ impl Supernet {
     /// # Errors
     /// A device that fails, or a loss that is no finite number.
     pub fn step(&self, batch: Batch, arch: &Arch, weights: bool) -> Result<Step, SearchError> {
+        self.tracked(batch, arch, Wanted { weights, arch: !weights })
+    }
+
+    /// The same with the gradients of both.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn step_of_both(&self, batch: Batch, arch: &Arch) -> Result<Step, SearchError> {
+        self.tracked(batch, arch, Wanted { weights: true, arch: true })
+    }
+
+    /// The first-order gradient of the architecture on `batch`; the running statistics move, as in every training pass.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn first_order(&mut self, batch: Batch, arch: &Arch) -> Result<ArchPass, SearchError> {
+        let step = self.step(batch, arch, false)?;
+        let gradient = arch.backward(&step.architecture_gradient(arch)?);
+        self.module.update_statistics(&step.pass);
+        Ok(ArchPass { gradient, loss: step.loss_value, logits: step.logits })
+    }
+
+    fn tracked(&self, batch: Batch, arch: &Arch, wanted: Wanted) -> Result<Step, SearchError> {
         let mut tensors = self.tensors(arch);
-        if !weights {
+        if wanted.arch {
             tensors = tensors.into_iter().map(|t| t.autodiff().require_grad()).collect();
         }
         let images = self.module.images(batch.images, [batch.len, 3, batch.height, batch.width]);
         let inputs = std::iter::once(images).chain(tensors.iter().cloned().map(Value::Flat)).collect();
         // The supernet has no drop path, so nothing is drawn from this generator.
         let mut rng = crate::train::generator(0, "supernet", 0);
-        let pass = self.module.forward(inputs, Mode::Train { weights, drop_path: 0.0, rng: &mut rng })?;
+        let pass =
+            self.module.forward(inputs, Mode::Train { weights: wanted.weights, drop_path: 0.0, rng: &mut rng })?;
         let logits = pass.outputs[0].clone();
         let loss = cross_entropy(logits.clone(), &batch.labels, 0.0);
-        let what = if weights { "the training loss" } else { "the loss on the architecture's images" };
+        let what =
+            if wanted.weights && !wanted.arch { "the training loss" } else { "the loss in the architecture's step" };
         let loss_value = finite(download(loss.clone())?, what)?;
         Ok(Step { pass, loss, loss_value, logits: download(logits)?, arch: tensors })
     }
@@ -110,18 +145,31 @@ impl Step {
     /// # Errors
     /// A device that fails.
     pub fn architecture_gradient(&self, arch: &Arch) -> Result<ArchValues, SearchError> {
-        let mut gradients = self.loss.backward();
+        self.architecture_part(arch, &mut self.loss.backward())
+    }
+
+    /// The same, out of the gradients of a pass that tracked more.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn architecture_part(&self, arch: &Arch, gradients: &mut Gradients) -> Result<ArchValues, SearchError> {
         let mut gradient = ArchValues::zeros(arch.shape);
         let ArchValues { normal, reduce } = &mut gradient;
         let targets = [&mut normal.alpha, &mut reduce.alpha, &mut normal.beta, &mut reduce.beta];
         for (target, tensor) in targets.into_iter().zip(&self.arch) {
             // A kind of cell that the network does not have leaves no gradient.
-            if let Some(values) = tensor.grad_remove(&mut gradients) {
+            if let Some(values) = tensor.grad_remove(gradients) {
                 *target = download(values)?;
             }
         }
         Ok(gradient)
     }
+}
+
+/// Whose gradients a pass keeps a tape for.
+struct Wanted {
+    weights: bool,
+    arch: bool,
 }
 
 /// The search space that the configuration describes.

@@ -13,6 +13,8 @@ mod config_keys;
 mod config_locate;
 pub mod config_merge;
 pub mod device;
+#[cfg(test)]
+mod differences;
 pub mod drop_path;
 pub mod evaluate;
 pub mod fit;
@@ -22,6 +24,7 @@ pub mod loss;
 pub mod memory;
 pub mod module;
 pub mod optim;
+mod origin;
 pub mod progress;
 pub mod recipe;
 pub mod schedule;

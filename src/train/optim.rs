@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 
 use super::TrainError;
 use super::module::{GraphModule, download};
+use crate::ir::ParamId;
 
 /// The optimiser's settings and its momentum buffers, one per parameter of the module.
 #[derive(Debug)]
@@ -62,6 +63,22 @@ impl Sgd {
             self.buffers[id.index()] = Some(buffer);
         }
         Ok(norm)
+    }
+
+    /// The trainable parameters that a step with learning rate `lr` would lead to, in the order of
+    /// [`GraphModule::trainable`]: p - lr (momentum buffer + g + weight_decay p). Neither the module nor the buffers
+    /// change, and nothing is clipped: this is the step that second-order DARTS looks ahead by.
+    pub fn ahead(&self, module: &mut GraphModule, gradients: &[Option<Tensor<1>>], lr: f64) -> Vec<Tensor<1>> {
+        let moved = |(id, param): (ParamId, &mut Tensor<1>)| {
+            let Some(gradient) = gradients[id.index()].clone() else { return param.clone() };
+            let gradient = gradient + param.clone() * self.weight_decay;
+            let direction = match self.buffers.get(id.index()).cloned().flatten() {
+                Some(buffer) => buffer * self.momentum + gradient,
+                None => gradient,
+            };
+            param.clone() - direction * lr
+        };
+        module.trainable().map(moved).collect()
     }
 }
 

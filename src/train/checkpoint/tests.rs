@@ -1,5 +1,7 @@
 //! Checkpoints survive every accident: cut, changed and foreign files are named and passed over.
 
+use serde::Deserialize;
+
 use super::*;
 use crate::data::Dataset;
 
@@ -23,14 +25,9 @@ struct Sgd {
 
 const CONFIG: Config = Config { channels: 8, weights: Sgd { lr: 0.1 } };
 
-fn run(folder: &Path) -> Run {
-    let every = Duration::from_secs(600);
-    Run { folder: folder.into(), resume: false, every, data: None, device: "cpu".into(), files: Vec::new() }
-}
-
 fn store(folder: &Path, config: &Config) -> Store {
     let data = Dataset::synthetic(0, 20, 10).unwrap();
-    let run = run(folder);
+    let run = Run::new(folder, "cpu");
     Store::new(&run, Origin::new("search", config, &data, &run).unwrap().fact("genotype", "g".into()))
 }
 
