@@ -55,7 +55,9 @@ pub const EXTERNAL: &[(&str, &[&str])] = &[
     ("burn", &["kernels", "train", "search", "cli"]),
     ("burn_std", &["kernels"]),
     ("bytemuck", &["*"]),
+    ("ciborium", &["train"]),
     ("clap", &["cli", "main"]),
+    ("crc32fast", &["train"]),
     ("gemm", &["kernels"]),
     ("half", &["onnx", "train"]),
     ("image", &["data"]),
@@ -72,6 +74,7 @@ pub const EXTERNAL: &[(&str, &[&str])] = &[
     ("serde_json", &["*"]),
     // Genotypes and the configuration files of training and search.
     ("serde_yaml", &["genotype", "train", "search", "cli"]),
+    ("signal_hook", &["cli"]),
     ("thiserror", &["*"]),
     ("wgpu", &["runtime"]),
 ];

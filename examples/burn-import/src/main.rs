@@ -42,8 +42,9 @@ fn compare(file: &str) -> Result<f32> {
     let model = network::Model::default();
     let logits = model.forward(Tensor::<4>::from_data(TensorData::new(images, shape.clone()), &device));
     let got = logits.into_data();
-    ensure!(got.shape.to_vec() == expected_shape, "{file}: logits {expected_shape:?}, the model gives {:?}", got.shape);
-    let got: Vec<f32> = got.to_vec().map_err(|e| anyhow::anyhow!("the output is not float32: {e:?}"))?;
+    let given = got.shape().to_vec();
+    ensure!(given == expected_shape, "{file}: logits {expected_shape:?}, the model gives {given:?}");
+    let got: Vec<f32> = got.try_to_vec().map_err(|e| anyhow::anyhow!("the output is not float32: {e:?}"))?;
 
     let differences = got.iter().zip(&expected).map(|(a, b)| (a - b).abs());
     let largest = differences.fold(0.0, |a: f32, b| if b > a || b.is_nan() { b } else { a });
