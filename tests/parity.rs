@@ -84,16 +84,26 @@ fn check_supernet(file: &str, stem: Stem, partial_channels: usize, classes: usiz
             .collect();
         let alphas = raw[..2].iter().map(|a| softmax(a, &[8; 14]));
         let betas = raw[2..].iter().map(|b| softmax(b, &[2, 3, 4, 5]));
+        let soft: Vec<Tensor<1>> = alphas.chain(betas).collect();
         let mut inputs = vec![fixture.images(&module, &format!("{part}/images"))];
-        inputs.extend(alphas.chain(betas).map(Value::Flat));
+        inputs.extend(soft.iter().map(|values| Value::Flat(values.clone().detach().require_grad())));
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let pass = module.forward(inputs, Mode::Train { weights, drop_path: 0.0, rng: &mut rng }).unwrap();
         fixture.close(&format!("{part}/logits"), download(pass.outputs[0].clone()).unwrap());
         let loss = cross_entropy(pass.outputs[0].clone(), &fixture.labels(&format!("{part}/labels")), 0.0);
         fixture.close(&format!("{part}/loss"), download(loss.clone()).unwrap());
         let mut gradients = loss.backward();
-        let arch: Vec<Vec<f32>> =
-            raw.iter().map(|r| download(r.grad_remove(&mut gradients).unwrap()).unwrap()).collect();
+        let of_soft = pass.input_gradients(&mut gradients).into_iter().skip(1);
+        let arch: Vec<Vec<f32>> = raw
+            .iter()
+            .zip(soft)
+            .zip(of_soft)
+            .map(|((raw, soft), of_soft)| {
+                // The way back through the softmax.
+                let mut gradients = (soft * of_soft.unwrap().autodiff()).sum().backward();
+                download(raw.grad_remove(&mut gradients).unwrap()).unwrap()
+            })
+            .collect();
         (pass.gradients(&mut gradients), arch)
     };
     let (weights, arch) = pass("valid", false);

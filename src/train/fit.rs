@@ -3,6 +3,7 @@
 //! Takes a lowered network, data and a configuration; gives the trained model with its accuracy, and writes one JSON line an
 //! epoch. Reports the last epoch and the best one apart: a best epoch is picked on the test set and is not a result.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use super::progress::{Event, Observer};
 use super::schedule::drop_path;
 use super::{Lines, TrainError, augmentation, finite, generator};
 use crate::data::{Dataset, Loader};
-use crate::ir::{Model, Verified, verify};
+use crate::ir::{Model, Param, Tensor, Verified, Weights, verify};
 use crate::passes;
 
 /// What retraining ends with.
@@ -66,8 +67,8 @@ pub fn fit(
     observer: Observer,
 ) -> Result<Trained, TrainError> {
     let start = Instant::now();
-    let (model, _) = passes::apply(passes::TRAINING, model)?;
-    let mut module = GraphModule::new(&model, device);
+    let (compiled, _) = passes::apply(passes::TRAINING, model.clone())?;
+    let mut module = GraphModule::new(&compiled, device);
     let mut lines = metrics.map(Lines::create).transpose()?;
     let [train, test] = loaders(data, config, &model)?;
     let mut sgd = Sgd::new(config.weights.momentum, config.weights.weight_decay, config.weights.clip);
@@ -122,8 +123,7 @@ pub fn fit(
         Some(last) => last,
         None => evaluate(&module, &test, &[], observer)?,
     };
-    let weights = module.weights()?;
-    let model = verify(Model { weights, ..model.into_inner() })?;
+    let model = verify(Model { weights: weights_for(&model, &module)?, ..model.into_inner() })?;
     let wall_s = start.elapsed().as_secs_f64();
     Ok(Trained { model, last, best_top1: best_top1.max(last.top1), steps, wall_s })
 }
@@ -140,6 +140,15 @@ impl std::fmt::Display for EpochLine {
             self.images_per_s
         )
     }
+}
+
+/// The module's weights for the graph that it was compiled from: the passes keep the names of what they keep.
+fn weights_for(model: &Model, module: &GraphModule) -> Result<Weights, TrainError> {
+    let names = module.graph().params.iter().map(|param| param.name.as_str());
+    let mut trained: HashMap<&str, Tensor> = names.zip(module.weights()?.0).collect();
+    let all = model.graph.params.iter().zip(&model.weights.0);
+    let tensor = |(param, start): (&Param, &Tensor)| trained.remove(param.name.as_str()).unwrap_or_else(|| start.clone());
+    Ok(Weights(all.map(tensor).collect()))
 }
 
 /// The loaders of training and test images for the network's input size.

@@ -14,6 +14,7 @@ pub mod device;
 pub mod drop_path;
 pub mod evaluate;
 pub mod fit;
+mod host;
 mod log;
 pub mod loss;
 pub mod module;
@@ -21,6 +22,7 @@ pub mod optim;
 pub mod progress;
 pub mod recipe;
 pub mod schedule;
+mod walk;
 pub mod weights;
 
 use std::path::PathBuf;

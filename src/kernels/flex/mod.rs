@@ -4,12 +4,15 @@
 //! normalisation, [`max_pool`] and [`avg_pool`], [`pixels`] the rest. [`buffer`], [`memory`] and [`simd`] are what they stand
 //! on. The few shapes the kernels are not made for go to the portable bodies.
 mod avg_pool;
-mod buffer;
+pub mod buffer;
+pub mod combine;
 mod conv;
 mod max_pool;
-mod memory;
-mod norm;
+pub mod memory;
+pub mod norm;
 mod pixels;
+pub mod planes;
+pub mod separable;
 mod simd;
 
 use burn::backend::{Flex, flex::FlexTensor};

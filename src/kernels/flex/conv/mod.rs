@@ -8,11 +8,11 @@
     reason = "the slices of a vectorised loop are arguments: a struct of borrows would only move the list"
 )]
 mod backward;
-mod columns;
+pub mod columns;
 pub mod geometry;
 pub mod padded;
 pub mod positions;
-mod tiles;
+pub mod tiles;
 
 use burn::backend::flex::FlexTensor;
 use macerator::Simd;

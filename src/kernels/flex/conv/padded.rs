@@ -7,7 +7,7 @@ use super::super::{memory::Floats, simd::MAX_LANES};
 
 /// A copy of source planes with their padding, columns sorted by their remainder modulo the stride, so that neighbouring
 /// outputs read neighbouring columns at any stride.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Padded {
     pub(super) rows: usize,
     pub(super) phases: usize,

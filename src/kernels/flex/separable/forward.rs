@@ -1,0 +1,78 @@
+//! The forward pass of separable units.
+use burn::backend::flex::FlexTensor;
+use macerator::Simd;
+
+use super::{
+    super::{
+        buffer::{Part, View, fill, into_tensor},
+        conv::tiles,
+        memory::Floats,
+        norm::moments_of_plane,
+    },
+    Job, Lines, Unit, UnitWeights, depthwise,
+    source::{Source, sources},
+};
+
+struct Scratch {
+    sources: Vec<Source>,
+    between: Floats,
+    depthwise: Vec<depthwise::Scratch>,
+}
+
+/// The outputs of all units, `[N, sum of outs, H_out, W_out]`, and mean and spread of each of their planes, `[N, channels, 2]`.
+pub fn forward(x: &FlexTensor, lines: Option<&Lines>, units: &[Unit], weights: &[UnitWeights]) -> (FlexTensor, Floats) {
+    let x = View::new(x);
+    let [n, _, h, w] = x.dims;
+    let jobs = Job::all(units, weights, [h, w]);
+    let [oh, ow] = units[0].window.output_size([h, w]);
+    let pixels = oh * ow;
+    let channels: usize = units.iter().map(|unit| unit.outs).sum();
+    let chunk = channels * pixels;
+    let parts = [Part { len: n * chunk, chunk }, Part { len: n * channels * 2, chunk: channels * 2 }];
+    let [z, moments] = fill(
+        parts,
+        jobs.iter().map(Job::macs).sum::<usize>() / 8,
+        || Scratch {
+            sources: sources(jobs.iter()),
+            between: Floats::filled(jobs.iter().map(Job::between).max().unwrap_or(0), 0.0),
+            depthwise: jobs.iter().map(|job| job.depthwise.scratch()).collect(),
+        },
+        |scratch, image, [z, moments]| image_of(&jobs, x, lines, image, scratch, z, moments),
+    );
+    (into_tensor(z, [n, channels, oh, ow]), moments)
+}
+
+#[macerator::with_simd]
+#[allow(clippy::too_many_arguments, reason = "the slices of a vectorised loop are arguments")]
+fn image_of<'a, S: Simd>(
+    jobs: &[Job<'a>],
+    x: View<'a>,
+    lines: Option<&'a Lines>,
+    image: usize,
+    scratch: &mut Scratch,
+    z: &mut [f32],
+    moments: &mut [f32],
+) {
+    let Scratch { sources, between, depthwise } = scratch;
+    for (job, depthwise) in jobs.iter().zip(depthwise) {
+        let pixels = job.depthwise.pixels_out;
+        let source = &mut sources[job.source];
+        source.fill(x, lines, image, job.unit);
+        middle::<S>(job, source, depthwise, between);
+        let z = &mut z[job.to * pixels..(job.to + job.unit.outs) * pixels];
+        tiles::outputs::<S>(between, &job.taps, &job.positions, &job.packed, None, z, pixels);
+        let moments = &mut moments[job.to * 2..(job.to + job.unit.outs) * 2];
+        for (z, moments) in z.chunks_exact(pixels).zip(moments.chunks_exact_mut(2)) {
+            moments.copy_from_slice(&moments_of_plane::<S>(z));
+        }
+    }
+}
+
+/// The output of the depthwise convolution, in planes [`Job::stride`] apart.
+#[inline(always)]
+pub fn middle<S: Simd>(job: &Job, source: &Source, scratch: &mut depthwise::Scratch, between: &mut [f32]) {
+    for (channel, out) in between.chunks_exact_mut(job.stride).take(job.unit.ins).enumerate() {
+        let out = &mut out[..job.depthwise.pixels_out];
+        job.depthwise.forward::<S>(source.plane(channel), job.taps_of(channel), scratch, out);
+    }
+}
