@@ -161,9 +161,14 @@ impl Combination {
 }
 
 impl Planes<'_> {
+    /// Writes the planes of some channels of one image, `stride` apart.
+    pub fn write(&self, image: usize, channels: Range<usize>, pixels: usize, stride: usize, out: &mut [f32]) {
+        write_channels(self, image, channels, pixels, stride, out);
+    }
+
     /// Writes the plane of one channel of one image.
     #[inline(always)]
-    pub fn plane<S: Simd>(&self, image: usize, channel: usize, out: &mut [f32]) {
+    fn plane<S: Simd>(&self, image: usize, channel: usize, out: &mut [f32]) {
         let terms = &self.combination.channels[channel];
         let of_image = |term: &Term| match &self.combination.sources[term.source].per_image {
             Some(factors) => factors[image],
@@ -228,6 +233,20 @@ fn write<'a, S: Simd>(combination: &Planes<'a>, range: Range<usize>, out: &mut [
     let pixels = out.len() / range.len();
     for (plane, out) in range.zip(out.chunks_exact_mut(pixels)) {
         combination.plane::<S>(plane / channels, plane % channels, out);
+    }
+}
+
+#[macerator::with_simd]
+fn write_channels<'a, S: Simd>(
+    combination: &Planes<'a>,
+    image: usize,
+    channels: Range<usize>,
+    pixels: usize,
+    stride: usize,
+    out: &mut [f32],
+) {
+    for (channel, out) in channels.zip(out.chunks_exact_mut(stride)) {
+        combination.plane::<S>(image, channel, &mut out[..pixels]);
     }
 }
 

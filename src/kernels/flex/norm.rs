@@ -147,9 +147,17 @@ fn moments_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, out: &mut [f32]) {
     }
 }
 
+/// [`moments_of_plane`] of planes one after the other.
+#[macerator::with_simd]
+pub fn moments_of_planes<S: Simd>(planes: &[f32], pixels: usize, out: &mut [f32]) {
+    for (plane, out) in planes.chunks_exact(pixels).zip(out.chunks_exact_mut(2)) {
+        out.copy_from_slice(&moments_of_plane::<S>(plane));
+    }
+}
+
 /// Mean of a plane, and the sum of squares around it.
 #[inline(always)]
-pub fn moments_of_plane<S: Simd>(plane: &[f32]) -> [f32; 2] {
+fn moments_of_plane<S: Simd>(plane: &[f32]) -> [f32; 2] {
     let [sum] = sums::<S, 1, 1>([plane], |[x]| [x]);
     let mean = sum / plane.len() as f32;
     let center = splat::<S>(mean);

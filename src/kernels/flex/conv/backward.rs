@@ -4,7 +4,6 @@
 //! their groups, or some groups of one image; each chunk sums its own copy of the weights' gradient, and the copies are added
 //! in order.
 use burn::backend::flex::FlexTensor;
-use macerator::Simd;
 
 use super::{
     super::{
@@ -101,9 +100,8 @@ pub fn backward(
 }
 
 /// `groups` groups of one image: writes `dx` if there are packed weights for it, adds to `dw` if it is wanted.
-#[macerator::with_simd]
-fn backward_chunk<'a, S: Simd>(
-    job: &Job<'a>,
+fn backward_chunk(
+    job: &Job,
     at: Start,
     groups: usize,
     scratch: &mut Scratch,
@@ -123,14 +121,14 @@ fn backward_chunk<'a, S: Simd>(
                     let block = sizes.ins * class.taps.offsets().len();
                     &packed[group * block..(group + 1) * block]
                 });
-                inputs::<S>(back, source, packed, &mut scratch.spread, dx, sizes.pixels_in);
+                inputs(back, source, packed, &mut scratch.spread, dx, sizes.pixels_in);
             }
             let class = back.classes.first();
             let columns = class.and_then(|class| class.columns.as_ref().map(|columns| (columns, &class.kernel)));
             if let (true, None, Some((columns, kernel))) = (job.wanted_w, &job.forth, columns) {
                 // The padded gradient under the plane of x, instead of a padded plane of x under the gradient.
                 scratch.sums.fill(0.0);
-                columns::weights::<S>(columns, source, x.plane(at.image, group), &mut scratch.sums);
+                columns::weights(columns, source, x.plane(at.image, group), &mut scratch.sums);
                 let dw = dw[i * weights..(i + 1) * weights].chunks_exact_mut(sizes.taps);
                 for (dw, sums) in dw.zip(scratch.sums.chunks_exact(sizes.taps)) {
                     for ([ky, kx], sum) in kernel.iter().zip(sums) {
@@ -143,7 +141,7 @@ fn backward_chunk<'a, S: Simd>(
             let source = source(forth.padded, *x, from_x, sizes.ins, &mut scratch.x);
             let gradient = g.planes(at.image, group * sizes.outs, sizes.outs);
             let dw = &mut dw[i * weights..(i + 1) * weights];
-            tiles::weights::<S>(source, &forth.taps, &forth.positions, gradient, g.plane, dw);
+            tiles::weights(source, &forth.taps, &forth.positions, gradient, g.plane, dw);
         }
     }
 }

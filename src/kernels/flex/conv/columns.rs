@@ -46,7 +46,7 @@ macro_rules! each {
 }
 
 /// `target[y, x] = bias + sum over taps of weight * source`; the weights lie plane by plane, row by row.
-#[inline(always)]
+#[macerator::with_simd]
 pub fn outputs<S: Simd>(columns: &Columns, source: &[f32], weights: &[f32], bias: f32, target: &mut [f32]) {
     columns.check::<S>(source.len());
     // SAFETY: `check` holds, and the blocks below cover rows and columns inside the plane.
@@ -60,7 +60,7 @@ pub fn outputs<S: Simd>(columns: &Columns, source: &[f32], weights: &[f32], bias
 }
 
 /// `sums[tap] += sum over y, x of factor[y, x] * source`; `factor` lies where [`outputs`] has its target.
-#[inline(always)]
+#[macerator::with_simd]
 pub fn weights<S: Simd>(columns: &Columns, source: &[f32], factor: &[f32], sums: &mut [f32]) {
     columns.check::<S>(source.len());
     // SAFETY: as in `outputs`.

@@ -244,7 +244,6 @@ impl Flat {
     }
 
     /// Takes the plane out of the long row.
-    #[inline(always)]
     pub fn compact(&self, long: &[f32], plane: &mut [f32]) {
         for (from, to) in long.chunks(self.row).zip(plane.chunks_exact_mut(self.width)) {
             to.copy_from_slice(&from[..self.width]);
@@ -252,7 +251,6 @@ impl Flat {
     }
 
     /// Lays the plane out in the long row; what lies between the rows is left alone.
-    #[inline(always)]
     pub fn spread(&self, plane: &[f32], long: &mut [f32]) {
         for (from, to) in plane.chunks_exact(self.width).zip(long.chunks_mut(self.row)) {
             to[..self.width].copy_from_slice(from);

@@ -15,7 +15,6 @@ pub mod positions;
 pub mod tiles;
 
 use burn::backend::flex::FlexTensor;
-use macerator::Simd;
 
 use super::{
     super::Window,
@@ -92,14 +91,13 @@ pub fn forward(x: FlexTensor, w: FlexTensor, bias: Option<FlexTensor>, window: W
     into_tensor(values, [sizes.images, c_out, oh, ow])
 }
 
-#[macerator::with_simd]
-fn forward_chunk<'a, S: Simd>(
+fn forward_chunk(
     plan: &Forward,
     sizes: &Sizes,
-    x: View<'a>,
+    x: View,
     at: Start,
     packed: &[f32],
-    bias: Option<&'a [f32]>,
+    bias: Option<&[f32]>,
     scratch: &mut [f32],
     out: &mut [f32],
 ) {
@@ -108,13 +106,12 @@ fn forward_chunk<'a, S: Simd>(
         let source = source(plan.padded, x, [at.image, group * sizes.ins], sizes.ins, scratch);
         let packed = &packed[group * block..(group + 1) * block];
         let bias = bias.map(|bias| &bias[group * sizes.outs..(group + 1) * sizes.outs]);
-        outputs::<S>(plan, source, packed, bias, out, sizes.pixels_out);
+        outputs(plan, source, packed, bias, out, sizes.pixels_out);
     }
 }
 
 /// Planes of outputs, `plane` apart, from the source as the plan wants it.
-#[inline(always)]
-pub fn outputs<S: Simd>(
+pub fn outputs(
     plan: &Forward,
     source: &[f32],
     packed: &[f32],
@@ -124,16 +121,15 @@ pub fn outputs<S: Simd>(
 ) {
     match &plan.columns {
         Some(columns) if out.len() == plane => {
-            columns::outputs::<S>(columns, source, packed, bias.map_or(0.0, |bias| bias[0]), out);
+            columns::outputs(columns, source, packed, bias.map_or(0.0, |bias| bias[0]), out);
         }
-        _ => tiles::outputs::<S>(source, &plan.taps, &plan.positions, packed, bias, out, plane),
+        _ => tiles::outputs(source, &plan.taps, &plan.positions, packed, bias, out, plane),
     }
 }
 
 /// Planes of the input's gradient, `plane` apart, from the output's gradient as the plan wants it and the packed weights of
 /// each class.
-#[inline(always)]
-pub fn inputs<'a, S: Simd>(
+pub fn inputs<'a>(
     plan: &Backward,
     source: &[f32],
     packed: impl Iterator<Item = &'a [f32]>,
@@ -147,12 +143,12 @@ pub fn inputs<'a, S: Simd>(
     for (class, packed) in plan.classes.iter().zip(packed) {
         let Class { taps, positions, .. } = class;
         match (class.scatter, &class.columns) {
-            (None, Some(columns)) if dx.len() == plane => columns::outputs::<S>(columns, source, packed, 0.0, dx),
-            (None, _) => tiles::outputs::<S>(source, taps, positions, packed, None, dx, plane),
+            (None, Some(columns)) if dx.len() == plane => columns::outputs(columns, source, packed, 0.0, dx),
+            (None, _) => tiles::outputs(source, taps, positions, packed, None, dx, plane),
             (Some(scatter), _) => {
                 let pixels = scatter.rows * scatter.columns;
                 let dense = &mut spread[..dx.len() / plane * pixels];
-                tiles::outputs::<S>(source, taps, positions, packed, None, dense, pixels);
+                tiles::outputs(source, taps, positions, packed, None, dense, pixels);
                 for (dense, dx) in dense.chunks_exact(pixels).zip(dx.chunks_exact_mut(plane)) {
                     scatter.spread(dense, dx);
                 }
@@ -162,7 +158,6 @@ pub fn inputs<'a, S: Simd>(
 }
 
 /// `count` planes from `channel` of `image`: in place, or copied to their padded layout.
-#[inline(always)]
 fn source<'a>(
     padded: Option<Padded>,
     from: View<'a>,
@@ -174,7 +169,7 @@ fn source<'a>(
         return from.planes(image, channel, count);
     };
     for (c, to) in (channel..channel + count).zip(scratch.chunks_exact_mut(padded.plane())) {
-        padded.copy(from.plane(image, c), to, |v| v);
+        padded.lay(from.plane(image, c), to);
     }
     scratch
 }

@@ -3,6 +3,8 @@
 //! Takes planes of an image; gives them in a scratch that stays in cache: with their padding around them, columns sorted by
 //! remainder modulo the stride, planes at a distance at which they do not drive each other out. How large the padding is
 //! comes from [`super::geometry`].
+use macerator::Simd;
+
 use super::super::{memory::Floats, simd::MAX_LANES};
 
 /// A copy of source planes with their padding, columns sorted by their remainder modulo the stride, so that neighbouring
@@ -26,15 +28,19 @@ pub fn scratch(padded: Option<Padded>, planes: usize, padding: f32) -> Floats {
 }
 
 /// The plane in its place in the scratch, or as it is where it can be read in place.
-#[inline(always)]
 pub fn place<'a>(padded: Option<Padded>, plane: &'a [f32], scratch: &'a mut [f32]) -> &'a [f32] {
     match padded {
         Some(padded) => {
-            padded.copy(plane, scratch, |v| v);
+            padded.lay(plane, scratch);
             scratch
         }
         None => plane,
     }
+}
+
+#[macerator::with_simd]
+fn lay<S: Simd>(padded: &Padded, plane: &[f32], scratch: &mut [f32]) {
+    padded.copy(plane, scratch, |v| v);
 }
 
 impl Padded {
@@ -52,7 +58,12 @@ impl Padded {
         self.rows * self.row() + self.gap
     }
 
-    /// Copies a plane to its place, each value through `map`; what is padding is left alone and must be filled once before.
+    /// Copies a plane to its place; what is padding is left alone and must be filled once before.
+    pub fn lay(&self, plane: &[f32], scratch: &mut [f32]) {
+        lay(self, plane, scratch);
+    }
+
+    /// [`Padded::lay`] for a vectorised function, each value through `map`.
     #[inline(always)]
     pub fn copy(&self, plane: &[f32], scratch: &mut [f32], map: impl Fn(f32) -> f32) {
         let [height, width] = self.size;

@@ -4,6 +4,9 @@
 //! [`weights`] makes the gradient of the weights. Both walk the positions and taps of [`super::positions`]. A tile of several
 //! channels by several vectors stays in registers while the taps go by.
 //!
+//! Both pick the vectors of the machine when they are called, which costs little beside a plane of work: there is one copy of
+//! the loops for each kind of machine, whoever calls them.
+//!
 //! The loops count over array indices and call no closures: the compiler must inline everything below a vectorised function
 //! into it, or every vector goes through memory.
 #![allow(
@@ -38,13 +41,13 @@ pub fn pack(outs: usize, taps: usize, weight: impl Fn(usize, usize) -> f32) -> V
 }
 
 /// `target[c * plane + position] = bias[c] + sum over taps of packed weight * source[position + tap]`, for each channel c.
-#[inline(always)]
-pub fn outputs<S: Simd>(
+#[macerator::with_simd]
+pub fn outputs<'a, S: Simd>(
     source: &[f32],
     taps: &Taps,
     positions: &Positions,
     packed: &[f32],
-    bias: Option<&[f32]>,
+    bias: Option<&'a [f32]>,
     target: &mut [f32],
     plane: usize,
 ) {
@@ -89,7 +92,7 @@ pub fn outputs<S: Simd>(
 }
 
 /// `sums[c * taps + tap] += sum over positions of gradient[c * plane + position] * source[position + tap]`.
-#[inline(always)]
+#[macerator::with_simd]
 pub fn weights<S: Simd>(
     source: &[f32],
     taps: &Taps,

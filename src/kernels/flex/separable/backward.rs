@@ -116,17 +116,16 @@ pub fn backward(
     (wanted_x.then(|| into_tensor(dx, [n, count, h, w])), dw)
 }
 
-#[macerator::with_simd]
-#[allow(clippy::too_many_arguments, reason = "the slices of a vectorised loop are arguments")]
-fn image_of<'a, 'b, S: Simd>(
-    backs: &[Back<'a>],
-    x: View<'a>,
-    lines: Option<&'a Lines>,
-    gradient: &Planes<'a>,
+#[allow(clippy::too_many_arguments, reason = "a struct of borrows would only move the list")]
+fn image_of(
+    backs: &[Back],
+    x: View,
+    lines: Option<&Lines>,
+    gradient: &Planes,
     image: usize,
     channels: &[usize],
     scratch: &mut Scratch,
-    target: Target<'b>,
+    target: Target,
 ) {
     let Target { dx, dw } = target;
     dx.fill(0.0);
@@ -135,22 +134,20 @@ fn image_of<'a, 'b, S: Simd>(
         let (pixels, pixels_in, stride) = (job.depthwise.pixels_out, job.depthwise.pixels_in, job.stride);
         let Unit { from, ins, outs, .. } = job.unit;
         let depthwise = &mut scratch.depthwise[i];
-        for (out, dz) in scratch.dz.chunks_exact_mut(stride).take(outs).enumerate() {
-            gradient.plane::<S>(image, job.to + out, &mut dz[..pixels]);
-        }
+        gradient.write(image, job.to..job.to + outs, pixels, stride, &mut scratch.dz);
         let dt = &mut scratch.dt[..ins * stride];
-        tiles::outputs::<S>(&scratch.dz, &back.taps, &job.positions, &back.packed, None, dt, stride);
+        tiles::outputs(&scratch.dz, &back.taps, &job.positions, &back.packed, None, dt, stride);
         if !dw.is_empty() {
             let source = &mut scratch.sources[job.source];
             source.fill(x, lines, image, job.unit);
-            middle::<S>(job, source, depthwise, &mut scratch.between);
+            middle(job, source, depthwise, &mut scratch.between);
             let dw = &mut dw[back.row..];
             let (of_depthwise, dw) = dw.split_at_mut(job.weights.depthwise.len());
             let of_pointwise = &mut dw[..job.weights.pointwise.len()];
-            tiles::weights::<S>(&scratch.between, &job.taps, &job.positions, &scratch.dz, stride, of_pointwise);
+            tiles::weights(&scratch.between, &job.taps, &job.positions, &scratch.dz, stride, of_pointwise);
             let taps = of_depthwise.len() / ins;
             for (channel, (sums, dt)) in of_depthwise.chunks_exact_mut(taps).zip(dt.chunks_exact(stride)).enumerate() {
-                job.depthwise.weights::<S>(source.plane(channel), &dt[..pixels], depthwise, sums);
+                job.depthwise.weights(source.plane(channel), &dt[..pixels], depthwise, sums);
             }
         }
         if !dx.is_empty() {
@@ -158,23 +155,30 @@ fn image_of<'a, 'b, S: Simd>(
             let dx = dx[at * pixels_in..].chunks_exact_mut(pixels_in).take(ins);
             for (channel, (dx, dt)) in dx.zip(dt.chunks_exact(stride)).enumerate() {
                 match job.depthwise.back.padded {
-                    Some(padded) => padded.copy(&dt[..pixels], &mut depthwise.g, |v| v),
+                    Some(padded) => padded.lay(&dt[..pixels], &mut depthwise.g),
                     None => depthwise.g[..pixels].copy_from_slice(&dt[..pixels]),
                 }
-                job.depthwise.backward::<S>(&back.turned[channel], depthwise, &mut scratch.plane);
-                update([&scratch.plane], dx, |[more]: [Vector<S, f32>; 1], sum| sum + more);
+                job.depthwise.backward(&back.turned[channel], depthwise, &mut scratch.plane);
+                add(&scratch.plane, dx);
             }
         }
     }
-    // Behind the ReLU: nothing where the normalised input is not above zero.
-    let zero = splat::<S>(0.0);
     let pixels = x.pixels();
     for (&channel, dx) in channels.iter().zip(dx.chunks_exact_mut(pixels)) {
-        let [factor, offset] = Lines::at(lines, channel).map(splat::<S>);
-        update([x.plane(image, channel)], dx, |[x]: [Vector<S, f32>; 1], sum| {
-            x.mul_add(factor, offset).le(zero).select(zero, sum)
-        });
+        behind_relu(x.plane(image, channel), Lines::at(lines, channel), dx);
     }
+}
+
+#[macerator::with_simd]
+fn add<S: Simd>(more: &[f32], sum: &mut [f32]) {
+    update([more], sum, |[more]: [Vector<S, f32>; 1], sum| sum + more);
+}
+
+/// Nothing where the normalised input is not above zero.
+#[macerator::with_simd]
+fn behind_relu<S: Simd>(x: &[f32], line: [f32; 2], dx: &mut [f32]) {
+    let ([factor, offset], zero) = (line.map(splat::<S>), splat::<S>(0.0));
+    update([x], dx, |[x]: [Vector<S, f32>; 1], sum| x.mul_add(factor, offset).le(zero).select(zero, sum));
 }
 
 /// The channels of the input that some unit reads, in order.

@@ -2,8 +2,6 @@
 //!
 //! Takes planes with their padding around them; gives dense planes. Rows shorter than a vector are computed as one long row,
 //! what lies between them is left out. The loops are those of [`super::super::conv`].
-use macerator::Simd;
-
 use super::super::{
     super::Window,
     conv::{
@@ -66,13 +64,12 @@ impl Depthwise {
     }
 
     /// `out` from the padded plane and the weights of one channel.
-    #[inline(always)]
-    pub fn forward<S: Simd>(&self, source: &[f32], weights: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
+    pub fn forward(&self, source: &[f32], weights: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
         match &self.forth.flat {
-            None => conv::outputs::<S>(&self.forth, source, weights, None, out, self.pixels_out),
+            None => conv::outputs(&self.forth, source, weights, None, out, self.pixels_out),
             Some(flat) => {
                 let long = &mut scratch.long[..flat.len()];
-                tiles::outputs::<S>(source, &self.forth.taps, &flat.positions, weights, None, long, flat.len());
+                tiles::outputs(source, &self.forth.taps, &flat.positions, weights, None, long, flat.len());
                 flat.compact(long, out);
             }
         }
@@ -86,32 +83,30 @@ impl Depthwise {
     }
 
     /// `dx` from the output's gradient, which lies padded in `scratch.g`; the weights come from [`Depthwise::turned`].
-    #[inline(always)]
-    pub fn backward<S: Simd>(&self, turned: &[Vec<f32>], scratch: &mut Scratch, dx: &mut [f32]) {
+    pub fn backward(&self, turned: &[Vec<f32>], scratch: &mut Scratch, dx: &mut [f32]) {
         if let [Class { flat: Some(flat), taps, .. }] = self.back.classes.as_slice()
             && self.back.complete
         {
             let long = &mut scratch.long[..flat.len()];
-            tiles::outputs::<S>(&scratch.g, taps, &flat.positions, &turned[0], None, long, flat.len());
+            tiles::outputs(&scratch.g, taps, &flat.positions, &turned[0], None, long, flat.len());
             flat.compact(long, dx);
             return;
         }
         let weights = turned.iter().map(Vec::as_slice);
-        conv::inputs::<S>(&self.back, &scratch.g, weights, &mut scratch.spread, dx, self.pixels_in);
+        conv::inputs(&self.back, &scratch.g, weights, &mut scratch.spread, dx, self.pixels_in);
     }
 
     /// Adds the gradient of one channel's weights to `sums`, from the padded plane and the output's gradient `g`.
-    #[inline(always)]
-    pub fn weights<S: Simd>(&self, source: &[f32], g: &[f32], scratch: &mut Scratch, sums: &mut [f32]) {
+    pub fn weights(&self, source: &[f32], g: &[f32], scratch: &mut Scratch, sums: &mut [f32]) {
         let Forward { taps, positions, columns, flat, .. } = &self.forth;
         match (columns, flat) {
-            (Some(columns), _) => columns::weights::<S>(columns, source, g, sums),
+            (Some(columns), _) => columns::weights(columns, source, g, sums),
             (None, Some(flat)) => {
                 let long = &mut scratch.long_g[..flat.len()];
                 flat.spread(g, long);
-                tiles::weights::<S>(source, taps, &flat.positions, long, flat.len(), sums);
+                tiles::weights(source, taps, &flat.positions, long, flat.len(), sums);
             }
-            (None, None) => tiles::weights::<S>(source, taps, positions, g, self.pixels_out, sums),
+            (None, None) => tiles::weights(source, taps, positions, g, self.pixels_out, sums),
         }
     }
 }

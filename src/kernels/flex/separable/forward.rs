@@ -1,13 +1,12 @@
 //! The forward pass of separable units.
 use burn::backend::flex::FlexTensor;
-use macerator::Simd;
 
 use super::{
     super::{
         buffer::{Part, View, fill, into_tensor},
         conv::tiles,
         memory::Floats,
-        norm::moments_of_plane,
+        norm::moments_of_planes,
     },
     Job, Lines, Unit, UnitWeights, depthwise,
     source::{Source, sources},
@@ -42,12 +41,11 @@ pub fn forward(x: &FlexTensor, lines: Option<&Lines>, units: &[Unit], weights: &
     (into_tensor(z, [n, channels, oh, ow]), moments)
 }
 
-#[macerator::with_simd]
-#[allow(clippy::too_many_arguments, reason = "the slices of a vectorised loop are arguments")]
-fn image_of<'a, S: Simd>(
-    jobs: &[Job<'a>],
-    x: View<'a>,
-    lines: Option<&'a Lines>,
+#[allow(clippy::too_many_arguments, reason = "a struct of borrows would only move the list")]
+fn image_of(
+    jobs: &[Job],
+    x: View,
+    lines: Option<&Lines>,
     image: usize,
     scratch: &mut Scratch,
     z: &mut [f32],
@@ -58,21 +56,18 @@ fn image_of<'a, S: Simd>(
         let pixels = job.depthwise.pixels_out;
         let source = &mut sources[job.source];
         source.fill(x, lines, image, job.unit);
-        middle::<S>(job, source, depthwise, between);
+        middle(job, source, depthwise, between);
         let z = &mut z[job.to * pixels..(job.to + job.unit.outs) * pixels];
-        tiles::outputs::<S>(between, &job.taps, &job.positions, &job.packed, None, z, pixels);
+        tiles::outputs(between, &job.taps, &job.positions, &job.packed, None, z, pixels);
         let moments = &mut moments[job.to * 2..(job.to + job.unit.outs) * 2];
-        for (z, moments) in z.chunks_exact(pixels).zip(moments.chunks_exact_mut(2)) {
-            moments.copy_from_slice(&moments_of_plane::<S>(z));
-        }
+        moments_of_planes(z, pixels, moments);
     }
 }
 
 /// The output of the depthwise convolution, in planes [`Job::stride`] apart.
-#[inline(always)]
-pub fn middle<S: Simd>(job: &Job, source: &Source, scratch: &mut depthwise::Scratch, between: &mut [f32]) {
+pub fn middle(job: &Job, source: &Source, scratch: &mut depthwise::Scratch, between: &mut [f32]) {
     for (channel, out) in between.chunks_exact_mut(job.stride).take(job.unit.ins).enumerate() {
         let out = &mut out[..job.depthwise.pixels_out];
-        job.depthwise.forward::<S>(source.plane(channel), job.taps_of(channel), scratch, out);
+        job.depthwise.forward(source.plane(channel), job.taps_of(channel), scratch, out);
     }
 }

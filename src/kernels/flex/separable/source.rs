@@ -1,6 +1,8 @@
 //! The input of separable units as their depthwise convolutions read it: normalised, rectified, with its padding.
 //!
 //! Units of different kernels whose padded planes look alike share a copy.
+use macerator::Simd;
+
 use super::{
     super::{
         buffer::View,
@@ -30,6 +32,11 @@ pub fn sources<'a, 'b: 'a>(jobs: impl Iterator<Item = &'a Job<'b>> + Clone) -> V
     (0..count).map(|number| Source::new(widest(number))).collect()
 }
 
+#[macerator::with_simd]
+fn copy<'a, S: Simd>(source: &mut Source, x: View<'a>, lines: Option<&'a Lines>, image: usize, unit: Unit) {
+    source.copy(x, lines, image, unit);
+}
+
 impl Source {
     fn new(job: &Job) -> Self {
         let padded = job.depthwise.padded();
@@ -38,13 +45,16 @@ impl Source {
     }
 
     /// Copies what `unit` reads, unless it is there.
-    #[inline(always)]
     pub fn fill(&mut self, x: View, lines: Option<&Lines>, image: usize, unit: Unit) {
         let wanted = Some([image, unit.from, unit.ins]);
-        if self.holds == wanted {
-            return;
+        if self.holds != wanted {
+            self.holds = wanted;
+            copy(self, x, lines, image, unit);
         }
-        self.holds = wanted;
+    }
+
+    #[inline(always)]
+    fn copy(&mut self, x: View, lines: Option<&Lines>, image: usize, unit: Unit) {
         for (i, to) in self.planes.chunks_exact_mut(self.stride).take(unit.ins).enumerate() {
             let plane = x.plane(image, unit.from + i);
             let [factor, offset] = Lines::at(lines, unit.from + i);
@@ -60,7 +70,6 @@ impl Source {
     }
 
     /// From the start of a plane on.
-    #[inline(always)]
     pub fn plane(&self, channel: usize) -> &[f32] {
         &self.planes[channel * self.stride..]
     }
