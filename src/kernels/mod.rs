@@ -24,7 +24,7 @@ mod tests;
 pub mod cpu {
     pub use super::flex::{
         buffer::{readable, vector},
-        combine, norm, planes, separable,
+        combine, convolve_rectified, convolve_rectified_grads, norm, planes, separable,
     };
 }
 

@@ -72,6 +72,8 @@ pub const TRAINING: &[Pass] = &[
     SEPARABLE,
     // The second units of a primitive read what the first made, so all units must be there.
     BATCH_UNITS,
+    // After the units have taken theirs: what reads a ReLU besides is a convolution.
+    FUSE_ACTIVATIONS,
     // The slices that batching leaves behind are taken up by the sums that read them.
     MIX,
     CSE,

@@ -23,10 +23,42 @@ use super::{
     portable,
 };
 
+/// The convolution of the positive part of `x`.
+pub fn convolve_rectified(
+    x: FlexTensor,
+    w: FlexTensor,
+    bias: Operands<Flex>,
+    window: Window,
+    groups: usize,
+) -> FlexTensor {
+    match conv::suits(&x, &w, window) {
+        true => conv::forward(x, w, bias.single(), window, groups, true),
+        false => portable::convolve::<Flex>(pixels::relu(x), w, bias, window, groups),
+    }
+}
+
+/// Gradients of [`convolve_rectified`].
+pub fn convolve_rectified_grads(
+    x: FlexTensor,
+    w: FlexTensor,
+    g: FlexTensor,
+    window: Window,
+    groups: usize,
+    wanted: Wanted,
+) -> Grads<Flex> {
+    if conv::suits(&x, &w, window) {
+        let [x, w, bias] = conv::backward(x, w, g, window, groups, true, [wanted.x, wanted.w, wanted.bias]);
+        return Grads { x, w, bias };
+    }
+    let read = pixels::relu(x);
+    let grads = portable::convolve_grads::<Flex>(read.clone(), w, g, window, groups, wanted);
+    Grads { x: grads.x.map(|dx| pixels::relu_grad(read, dx)), ..grads }
+}
+
 impl KernelOps for Flex {
     fn convolve(x: FlexTensor, w: FlexTensor, bias: Operands<Self>, window: Window, groups: usize) -> FlexTensor {
         match conv::suits(&x, &w, window) {
-            true => conv::forward(x, w, bias.single(), window, groups),
+            true => conv::forward(x, w, bias.single(), window, groups, false),
             false => portable::convolve::<Self>(x, w, bias, window, groups),
         }
     }
@@ -80,7 +112,7 @@ impl KernelGrads for Flex {
         if !conv::suits(&x, &w, window) {
             return portable::convolve_grads::<Self>(x, w, g, window, groups, wanted);
         }
-        let [x, w, bias] = conv::backward(x, w, g, window, groups, [wanted.x, wanted.w, wanted.bias]);
+        let [x, w, bias] = conv::backward(x, w, g, window, groups, false, [wanted.x, wanted.w, wanted.bias]);
         Grads { x, w, bias }
     }
 

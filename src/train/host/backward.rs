@@ -13,7 +13,7 @@ use crate::ir::{ParamId, ValueId};
 use crate::kernels::{
     cpu::{
         combine::{Combination, Factor, Products, Source, products},
-        planes, separable,
+        convolve_rectified_grads, planes, separable,
     },
     ops::{KernelGrads, Wanted},
 };
@@ -123,18 +123,17 @@ impl Back {
             w: self.weights && weight_id.is_some(),
             bias: self.weights && bias_id.is_some(),
         };
-        let behind_relu = relu_in.then(|| read.clone());
-        let grads = Flex::convolve_grads(read, weight, g, window, groups, wanted);
+        let grads = match relu_in {
+            true => convolve_rectified_grads(read, weight, g, window, groups, wanted),
+            false => Flex::convolve_grads(read, weight, g, window, groups, wanted),
+        };
         for (id, grad) in [(weight_id, grads.w), (bias_id, grads.bias)] {
             if let Some((id, grad)) = id.zip(grad) {
                 self.param(id, grad);
             }
         }
         if let Some(dx) = grads.x {
-            self.give(x, match behind_relu {
-                Some(read) => Flex::rectify_grad(read, dx),
-                None => dx,
-            });
+            self.give(x, dx);
         }
     }
 
@@ -147,16 +146,21 @@ impl Back {
             start += unit.outs;
         }
         let wanted = [record.wanted_x, self.weights];
-        let (dx, dw) =
-            separable::backward(&record.read, record.lines(), &record.units, &record.weights, &sum, wanted);
+        let centers = record.lines.as_ref().map(|norm| norm.mean.as_slice());
+        let separable::Backward { dx, totals, dw } =
+            separable::backward(&record.read, record.lines(), &record.units, &record.weights, &sum, centers, wanted);
         for (layer, grads) in record.layers.iter().zip(dw.into_iter().flatten()) {
             self.param(layer.depthwise, planes::tensor(grads.depthwise.to_vec(), [grads.depthwise.len()]));
             self.param(layer.pointwise, planes::tensor(grads.pointwise.to_vec(), [grads.pointwise.len()]));
         }
         if let Some(dx) = dx {
             let channels = separable::channels_read(&record.units);
-            let terms = channels.into_iter().enumerate().map(|(from, to)| (to, from, 1.0));
-            self.gradient(record.x, dims(&record.read)).add(Source::new(dx), terms);
+            let terms = channels.iter().enumerate().map(|(from, &to)| (to, from, 1.0));
+            let gradient = self.gradient(record.x, dims(&record.read));
+            match centers {
+                Some(_) => gradient.add_counted(Source::new(dx), terms, channels.iter().copied().zip(totals)),
+                None => gradient.add(Source::new(dx), terms),
+            }
         }
     }
 

@@ -1,5 +1,5 @@
 //! The walk over the nodes.
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use burn::backend::{Flex, flex::FlexTensor};
 use rand_chacha::ChaCha8Rng;
@@ -13,7 +13,7 @@ use super::{
 use crate::ir::{self, Graph, MixTerm, Node, Op, ParamId, ValueId};
 use crate::kernels::{
     self,
-    cpu::{combine::Combination, combine::Source, norm, planes, readable, separable, vector},
+    cpu::{combine::Combination, combine::Source, convolve_rectified, norm, planes, readable, separable, vector},
     ops::{KernelGrads, KernelOps, Operands},
 };
 use crate::train::TrainError;
@@ -34,6 +34,7 @@ pub fn forward(pass: &Pass, inputs: Vec<Input>, rng: &mut ChaCha8Rng) -> Result<
         lazy: lazily_read(graph),
         records: Vec::new(),
         statistics: Vec::new(),
+        known: HashMap::new(),
         rng,
     };
     for ((&id, input), wanted) in graph.inputs.iter().zip(inputs).zip(pass.wanted) {
@@ -76,6 +77,8 @@ struct Walk<'a> {
     lazy: Vec<bool>,
     records: Vec<Step>,
     statistics: Vec<Statistics>,
+    /// Mean and variance of values that have been normalised.
+    known: HashMap<ValueId, Arc<[[f32; 2]]>>,
     rng: &'a mut ChaCha8Rng,
 }
 
@@ -113,10 +116,13 @@ impl Walk<'_> {
             &Op::BatchNorm { scale, shift, mean, var, epsilon } => {
                 let z = self.dense(x, node)?;
                 let [n, c, h, w] = dims(&z);
-                let statistics = match self.pass.train {
-                    true => norm::statistics(&norm::plane_moments(&z), [n, c], h * w),
-                    false => Vec::new(),
-                };
+                // Several edges normalise one pool, each with running statistics of its own.
+                let known = self.known.get(&x).cloned();
+                let statistics = known.unwrap_or_else(|| match self.pass.train {
+                    true => norm::statistics(&norm::plane_moments(&z), [n, c], h * w).into(),
+                    false => [].into(),
+                });
+                self.known.insert(x, statistics.clone());
                 let layer =
                     NormLayer { scale, shift, mean, var, epsilon, statistics: &statistics, count: n * h * w };
                 let mut norm = Norm::default();
@@ -216,15 +222,15 @@ impl Walk<'_> {
         [relu_in, relu_out]: [bool; 2],
     ) -> Result<(Value, Record), TrainError> {
         let x = node.inputs[0];
-        let mut read = self.dense(x, node)?;
-        if relu_in {
-            read = Flex::rectify(read);
-        }
+        let read = self.dense(x, node)?;
         let param = |id: ParamId| self.pass.params[id.index()].clone();
         let weight = ids[0].map(param).ok_or_else(|| unsupported(&node.name, "it has no weights"))?;
         let weight = planes::reshape(weight, shape);
         let bias = Operands(ids[1].map(param).into_iter().collect());
-        let mut y = Flex::convolve(read.clone(), weight.clone(), bias, window, groups);
+        let mut y = match relu_in {
+            true => convolve_rectified(read.clone(), weight.clone(), bias, window, groups),
+            false => Flex::convolve(read.clone(), weight.clone(), bias, window, groups),
+        };
         if relu_out {
             y = Flex::rectify(y);
         }

@@ -59,6 +59,11 @@ impl Gradient {
 
     /// The gradient of `z` where this is that of its normalised value.
     pub fn through(mut self, z: &FlexTensor, norm: &Norm) -> ThroughNorm {
+        if self.counted.len() > 1 && self.counted.iter().all(|counted| !counted) {
+            // One product instead of one for each source.
+            self.sum = Combination::whole(self.sum.tensor());
+            self.counted = vec![false];
+        }
         self.count(z, norm);
         let [n, h, w] = self.sum.size;
         let count = (n * h * w) as f64;

@@ -35,7 +35,7 @@ pub enum Record {
 /// A convolution.
 pub struct Conv {
     pub x: ValueId,
-    /// What it read, behind its ReLU.
+    /// What it read, before its ReLU.
     pub read: FlexTensor,
     pub weight: FlexTensor,
     pub ids: [Option<ParamId>; 2],

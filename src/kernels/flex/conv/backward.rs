@@ -11,7 +11,7 @@ use super::{
         buffer::{Part, View, fill, into_tensor, readable, sum_rows, vector},
         memory::Floats,
         norm::channel_sums,
-        simd::lanes,
+        simd::{behind_relu, lanes},
     },
     Sizes, Start, columns,
     geometry::{Backward, Forward},
@@ -27,6 +27,8 @@ pub type Gradients = [Option<FlexTensor>; 3];
 struct Job<'a> {
     sizes: Sizes,
     x: View<'a>,
+    /// Whether it is the positive part of x that is convolved.
+    relu: bool,
     g: View<'a>,
     back: Backward,
     /// The weights of each class, if the gradient of x is wanted.
@@ -45,12 +47,14 @@ struct Scratch {
     sums: Floats,
 }
 
+/// Gradients of [`super::forward`]; `relu` as there.
 pub fn backward(
     x: FlexTensor,
     w: FlexTensor,
     g: FlexTensor,
     window: Window,
     groups: usize,
+    relu: bool,
     [wanted_x, wanted_w, wanted_bias]: [bool; 3],
 ) -> Gradients {
     let (x, g) = (readable(x), readable(g));
@@ -60,10 +64,11 @@ pub fn backward(
     let size = [x.dims[2], x.dims[3]];
     let lanes = lanes();
     let back = Backward::new(&window, size, sizes.outs, g.plane, lanes);
-    let shared = sizes.ins == 1 && back.classes.iter().any(|class| class.columns.is_some());
-    let forth = (wanted_w && !shared).then(|| Forward::new(&window, size, sizes.ins, x.plane, lanes));
+    let shared = !relu && sizes.ins == 1 && back.classes.iter().any(|class| class.columns.is_some());
+    let forth = 
+        (wanted_w && !shared).then(|| Forward::reading(&window, size, sizes.ins, x.plane, lanes, relu));
     let packed = wanted_x.then(|| sizes.pack_backward(&back, &vector(&w), window.kernel[1]));
-    let job = Job { sizes, x, g, back, packed, forth, wanted_w, kernel_width: window.kernel[1] };
+    let job = Job { sizes, x, relu, g, back, packed, forth, wanted_w, kernel_width: window.kernel[1] };
 
     let share = sizes.share(wanted_w);
     let ins = share.groups * sizes.ins * sizes.pixels_in;
@@ -114,7 +119,7 @@ fn backward_chunk(
         let group = at.group + i;
         let [from_x, from_g] = [[at.image, group * sizes.ins], [at.image, group * sizes.outs]];
         if job.packed.is_some() || job.forth.is_none() {
-            let source = source(back.padded, *g, from_g, sizes.outs, &mut scratch.g);
+            let source = source(back.padded, *g, false, from_g, sizes.outs, &mut scratch.g);
             if let Some(packed) = &job.packed {
                 let dx = &mut dx[i * inputs_of_group..(i + 1) * inputs_of_group];
                 let packed = packed.iter().zip(&back.classes).map(|(packed, class)| {
@@ -122,6 +127,11 @@ fn backward_chunk(
                     &packed[group * block..(group + 1) * block]
                 });
                 inputs(back, source, packed, &mut scratch.spread, dx, sizes.pixels_in);
+                if job.relu {
+                    for (i, dx) in dx.chunks_exact_mut(sizes.pixels_in).enumerate() {
+                        behind_relu(x.plane(at.image, group * sizes.ins + i), [1.0, 0.0], dx);
+                    }
+                }
             }
             let class = back.classes.first();
             let columns = class.and_then(|class| class.columns.as_ref().map(|columns| (columns, &class.kernel)));
@@ -138,7 +148,7 @@ fn backward_chunk(
             }
         }
         if let Some(forth) = &job.forth {
-            let source = source(forth.padded, *x, from_x, sizes.ins, &mut scratch.x);
+            let source = source(forth.padded, *x, job.relu, from_x, sizes.ins, &mut scratch.x);
             let gradient = g.planes(at.image, group * sizes.outs, sizes.outs);
             let dw = &mut dw[i * weights..(i + 1) * weights];
             tiles::weights(source, &forth.taps, &forth.positions, gradient, g.plane, dw);

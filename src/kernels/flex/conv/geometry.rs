@@ -7,7 +7,7 @@
 use super::{
     super::super::Window,
     columns::Columns,
-    padded::Padded,
+    padded::{Padded, map_row},
     positions::{Positions, Taps},
 };
 
@@ -73,6 +73,18 @@ pub struct Scatter {
 impl Forward {
     /// `planes` source planes for each output, `stride` apart if they are read in place.
     pub fn new(window: &Window, size: [usize; 2], planes: usize, stride: usize, lanes: usize) -> Self {
+        Self::reading(window, size, planes, stride, lanes, false)
+    }
+
+    /// As [`Forward::new`]; planes that are `changed` as they are read cannot be read in place.
+    pub fn reading(
+        window: &Window,
+        size: [usize; 2],
+        planes: usize,
+        stride: usize,
+        lanes: usize,
+        changed: bool,
+    ) -> Self {
         let [height, width] = size;
         let [oh, ow] = window.output_size(size);
         let [kh, kw] = window.kernel;
@@ -80,7 +92,7 @@ impl Forward {
         let [dh, dw] = window.dilation;
         let pointwise = window.kernel == [1, 1];
         let unpadded = window.padding == [0, 0] && window.stride == [1, 1];
-        let in_place = unpadded && if pointwise { oh * ow >= lanes } else { ow >= lanes };
+        let in_place = unpadded && if pointwise { oh * ow >= lanes } else { ow >= lanes && !changed };
         let padded = Padded {
             rows: (oh - 1) * sh + (kh - 1) * dh + 1,
             phases: sw,
@@ -90,7 +102,7 @@ impl Forward {
             size,
             gap: 0,
         };
-        if in_place && pointwise && collide(planes, stride) {
+        if in_place && pointwise && (changed || collide(planes, stride)) {
             let padded = Padded::apart(size);
             return Self {
                 padded: Some(padded),
@@ -244,16 +256,18 @@ impl Flat {
     }
 
     /// Takes the plane out of the long row.
+    #[inline(always)]
     pub fn compact(&self, long: &[f32], plane: &mut [f32]) {
         for (from, to) in long.chunks(self.row).zip(plane.chunks_exact_mut(self.width)) {
-            to.copy_from_slice(&from[..self.width]);
+            map_row(&from[..self.width], to, &|v| v);
         }
     }
 
     /// Lays the plane out in the long row; what lies between the rows is left alone.
+    #[inline(always)]
     pub fn spread(&self, plane: &[f32], long: &mut [f32]) {
         for (from, to) in plane.chunks_exact(self.width).zip(long.chunks_mut(self.row)) {
-            to[..self.width].copy_from_slice(from);
+            map_row(from, to, &|v| v);
         }
     }
 }

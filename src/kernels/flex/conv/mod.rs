@@ -67,14 +67,22 @@ pub fn suits(x: &FlexTensor, w: &FlexTensor, window: Window) -> bool {
     pixels >= lanes() || ins * kh * kw < NARROW
 }
 
-pub fn forward(x: FlexTensor, w: FlexTensor, bias: Option<FlexTensor>, window: Window, groups: usize) -> FlexTensor {
+/// The convolution of `x`, or of its positive part if `relu`.
+pub fn forward(
+    x: FlexTensor,
+    w: FlexTensor,
+    bias: Option<FlexTensor>,
+    window: Window,
+    groups: usize,
+    relu: bool,
+) -> FlexTensor {
     let x = readable(x);
     let x = View::new(&x);
     let [c_out, ..] = w.layout().shape().dims::<4>();
     let sizes = Sizes::new(&x, c_out, &window, groups);
     let packed = sizes.pack_forward(&vector(&w));
     let bias = bias.map(|bias| vector(&bias));
-    let plan = Forward::new(&window, [x.dims[2], x.dims[3]], sizes.ins, x.plane, lanes());
+    let plan = Forward::reading(&window, [x.dims[2], x.dims[3]], sizes.ins, x.plane, lanes(), relu);
     let share = sizes.share(false);
     let chunk = share.groups * sizes.outs * sizes.pixels_out;
     let len = sizes.images * sizes.groups * sizes.outs * sizes.pixels_out;
@@ -84,7 +92,8 @@ pub fn forward(x: FlexTensor, w: FlexTensor, bias: Option<FlexTensor>, window: W
         work,
         || scratch(plan.padded, sizes.ins, 0.0),
         |scratch, index, [out]| {
-            forward_chunk(&plan, &sizes, x, share.start(&sizes, index), &packed, bias.as_deref(), scratch, out);
+            let at = share.start(&sizes, index);
+            forward_chunk(&plan, &sizes, x, relu, at, &packed, bias.as_deref(), scratch, out);
         },
     );
     let [oh, ow] = window.output_size([x.dims[2], x.dims[3]]);
@@ -95,6 +104,7 @@ fn forward_chunk(
     plan: &Forward,
     sizes: &Sizes,
     x: View,
+    relu: bool,
     at: Start,
     packed: &[f32],
     bias: Option<&[f32]>,
@@ -103,7 +113,7 @@ fn forward_chunk(
 ) {
     let block = sizes.outs * sizes.ins * sizes.taps;
     for (group, out) in (at.group..).zip(out.chunks_exact_mut(sizes.outs * sizes.pixels_out)) {
-        let source = source(plan.padded, x, [at.image, group * sizes.ins], sizes.ins, scratch);
+        let source = source(plan.padded, x, relu, [at.image, group * sizes.ins], sizes.ins, scratch);
         let packed = &packed[group * block..(group + 1) * block];
         let bias = bias.map(|bias| &bias[group * sizes.outs..(group + 1) * sizes.outs]);
         outputs(plan, source, packed, bias, out, sizes.pixels_out);
@@ -157,10 +167,11 @@ pub fn inputs<'a>(
     }
 }
 
-/// `count` planes from `channel` of `image`: in place, or copied to their padded layout.
+/// `count` planes from `channel` of `image`: in place, or copied to their padded layout, behind a ReLU or not.
 fn source<'a>(
     padded: Option<Padded>,
     from: View<'a>,
+    relu: bool,
     [image, channel]: [usize; 2],
     count: usize,
     scratch: &'a mut [f32],
@@ -169,7 +180,10 @@ fn source<'a>(
         return from.planes(image, channel, count);
     };
     for (c, to) in (channel..channel + count).zip(scratch.chunks_exact_mut(padded.plane())) {
-        padded.lay(from.plane(image, c), to);
+        match relu {
+            true => padded.lay_rectified(from.plane(image, c), to),
+            false => padded.lay(from.plane(image, c), to),
+        }
     }
     scratch
 }

@@ -43,6 +43,31 @@ fn lay<S: Simd>(padded: &Padded, plane: &[f32], scratch: &mut [f32]) {
     padded.copy(plane, scratch, |v| v);
 }
 
+#[macerator::with_simd]
+fn lay_rectified<S: Simd>(padded: &Padded, plane: &[f32], scratch: &mut [f32]) {
+    padded.copy(plane, scratch, |v| if v <= 0.0 { 0.0 } else { v });
+}
+
+/// A row, eight floats at a time: rows are short, and the loop that a compiler makes for any length is not.
+#[inline(always)]
+pub fn map_row(from: &[f32], to: &mut [f32], map: &impl Fn(f32) -> f32) {
+    let (eights, rest) = from.as_chunks::<8>();
+    let (to_eights, to_rest) = to[..from.len()].as_chunks_mut::<8>();
+    for (from, to) in eights.iter().zip(to_eights) {
+        *to = from.map(map);
+    }
+    rest.iter().zip(to_rest).for_each(|(&from, to)| *to = map(from));
+}
+
+/// [`Padded::lay`] of planes `from_step` apart, to places `to_step` apart.
+#[macerator::with_simd]
+pub fn lay_all<S: Simd>(padded: &Padded, planes: &[f32], from_step: usize, scratch: &mut [f32], count: usize) {
+    let to_step = padded.plane();
+    for i in 0..count {
+        padded.copy(&planes[i * from_step..], &mut scratch[i * to_step..], |v| v);
+    }
+}
+
 impl Padded {
     /// The planes as they are, but at a distance that keeps them apart in the cache.
     pub(super) fn apart(size: [usize; 2]) -> Self {
@@ -63,19 +88,23 @@ impl Padded {
         lay(self, plane, scratch);
     }
 
+    /// [`Padded::lay`] behind a ReLU.
+    pub fn lay_rectified(&self, plane: &[f32], scratch: &mut [f32]) {
+        lay_rectified(self, plane, scratch);
+    }
+
     /// [`Padded::lay`] for a vectorised function, each value through `map`.
     #[inline(always)]
     pub fn copy(&self, plane: &[f32], scratch: &mut [f32], map: impl Fn(f32) -> f32) {
         let [height, width] = self.size;
         if self.phases == 1 && self.width == width && self.rows == height {
             // Nothing lies between the rows.
-            let to = scratch[..height * width].iter_mut();
-            return to.zip(plane).for_each(|(to, &from)| *to = map(from));
+            return map_row(&plane[..height * width], scratch, &map);
         }
         let rows = scratch[..self.rows * self.row()].chunks_exact_mut(self.row()).skip(self.top);
         for (from, to) in plane[..height * width].chunks_exact(width).zip(rows) {
             match self.phases {
-                1 => to[self.left..].iter_mut().zip(from).for_each(|(to, &from)| *to = map(from)),
+                1 => map_row(from, &mut to[self.left..], &map),
                 2 => self.copy_halves(from, to, &map),
                 _ => self.copy_phases(from, to, &map),
             }

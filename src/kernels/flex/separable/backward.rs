@@ -2,7 +2,6 @@
 use std::collections::BTreeSet;
 
 use burn::backend::flex::FlexTensor;
-use macerator::{Simd, Vector};
 
 use super::{
     super::{
@@ -10,9 +9,10 @@ use super::{
         combine::{Combination, Planes},
         conv::{positions::Taps, tiles},
         memory::Floats,
-        simd::{MAX_LANES, splat, update},
+        simd::{MAX_LANES, behind_relu, product},
     },
-    Job, Lines, Unit, UnitWeights, depthwise,
+    Job, Lines, Unit, UnitWeights,
+    depthwise::{self, Steps},
     forward::middle,
     source::{Source, sources},
 };
@@ -35,8 +35,8 @@ struct Back<'a> {
     /// Pointwise weights with inputs and outputs exchanged.
     packed: Vec<f32>,
     taps: Taps,
-    /// Depthwise weights of each channel, class by class.
-    turned: Vec<Vec<Vec<f32>>>,
+    /// Depthwise weights, class by class.
+    turned: Vec<Vec<f32>>,
     /// Where its weight gradients begin in a row of all of them.
     row: usize,
 }
@@ -50,26 +50,37 @@ struct Scratch {
     dt: Floats,
     /// The depthwise convolution's output.
     between: Floats,
-    /// The gradient of one plane of the input.
-    plane: Floats,
 }
 
-/// What one image writes: gradients of the channels that are read, and additions to those of the weights.
+/// What one image writes: gradients of the channels that are read with their totals, and additions to those of the weights.
 struct Target<'a> {
     dx: &'a mut [f32],
+    totals: &'a mut [f32],
     dw: &'a mut [f32],
 }
 
-/// From the gradient of the outputs, before their normalisation, that of the channels that are read (in order, each once) of the
-/// input after its normalisation, if wanted, and those of the weights, if wanted.
+/// What the backward pass gives; what is not wanted is absent.
+pub struct Backward {
+    /// Gradient of the channels that are read, in order, each once, of the input after its normalisation.
+    pub dx: Option<FlexTensor>,
+    /// For each of these channels the sum of the gradient over the batch, and that of its product with the input before its
+    /// normalisation less `centers`.
+    pub totals: Vec<[f64; 2]>,
+    /// Of the weights of each unit.
+    pub dw: Option<Vec<UnitGradients>>,
+}
+
+/// From the gradient of the outputs, before their normalisation, those of input and weights, if wanted. `centers` has a value
+/// for each channel of the input, where [`Backward::totals`] are wanted.
 pub fn backward(
     x: &FlexTensor,
     lines: Option<&Lines>,
     units: &[Unit],
     weights: &[UnitWeights],
     gradient: &Combination,
+    centers: Option<&[f32]>,
     [wanted_x, wanted_w]: [bool; 2],
-) -> (Option<FlexTensor>, Option<Vec<UnitGradients>>) {
+) -> Backward {
     let x = View::new(x);
     let [n, _, h, w] = x.dims;
     let mut row = 0;
@@ -91,16 +102,23 @@ pub fn backward(
         false => Part { len: chunks, chunk: 1 },
     };
     let macs: usize = backs.iter().map(|back| back.job.macs()).sum();
-    let [dx, dw] = fill(
-        [part(wanted_x, n * image, of_chunk * image), part(wanted_w, chunks * row, row)],
+    let part_of_dx = part(wanted_x, n * image, of_chunk * image);
+    let part_of_totals = part(wanted_x && centers.is_some(), n * count * 2, of_chunk * count * 2);
+    let [dx, totals, dw] = fill(
+        [part_of_dx, part_of_totals, part(wanted_w, chunks * row, row)],
         macs * of_chunk / 4,
-        || Scratch::new(&backs, h * w),
-        |scratch, chunk, [dx, dw]| {
+        || Scratch::new(&backs),
+        |scratch, chunk, [dx, totals, dw]| {
             dw.fill(0.0);
             for i in 0..of_chunk.min(n - chunk * of_chunk) {
                 let dx = if wanted_x { &mut dx[i * image..(i + 1) * image] } else { &mut [] };
-                let target = Target { dx, dw: if wanted_w { &mut *dw } else { &mut [] } };
-                image_of(&backs, x, lines, &gradient, chunk * of_chunk + i, &channels, scratch, target);
+                let totals = match (dx.is_empty(), centers) {
+                    (false, Some(_)) => &mut totals[i * count * 2..(i + 1) * count * 2],
+                    _ => &mut [],
+                };
+                let target = Target { dx, totals, dw: if wanted_w { &mut *dw } else { &mut [] } };
+                let reads = Reads { x, lines, centers, channels: &channels };
+                image_of(&backs, &reads, &gradient, chunk * of_chunk + i, scratch, target);
             }
         },
     );
@@ -113,21 +131,38 @@ pub fn backward(
         };
         backs.iter().map(of_unit).collect()
     });
-    (wanted_x.then(|| into_tensor(dx, [n, count, h, w])), dw)
+    let total = |channel: usize| {
+        let of_image = |i: usize| totals[(i * count + channel) * 2..].iter().take(2).map(|&v| f64::from(v));
+        let mut sums = [0.0; 2];
+        (0..n).for_each(|i| sums.iter_mut().zip(of_image(i)).for_each(|(sum, v)| *sum += v));
+        sums
+    };
+    let wanted_totals = wanted_x && centers.is_some();
+    Backward {
+        totals: if wanted_totals { (0..count).map(total).collect() } else { Vec::new() },
+        dx: wanted_x.then(|| into_tensor(dx, [n, count, h, w])),
+        dw,
+    }
 }
 
-#[allow(clippy::too_many_arguments, reason = "a struct of borrows would only move the list")]
+/// The input and what is to be known of it.
+struct Reads<'a> {
+    x: View<'a>,
+    lines: Option<&'a Lines>,
+    centers: Option<&'a [f32]>,
+    channels: &'a [usize],
+}
+
 fn image_of(
     backs: &[Back],
-    x: View,
-    lines: Option<&Lines>,
+    reads: &Reads,
     gradient: &Planes,
     image: usize,
-    channels: &[usize],
     scratch: &mut Scratch,
     target: Target,
 ) {
-    let Target { dx, dw } = target;
+    let Target { dx, totals, dw } = target;
+    let &Reads { x, lines, centers, channels } = reads;
     dx.fill(0.0);
     for (i, back) in backs.iter().enumerate() {
         let job = &back.job;
@@ -145,40 +180,23 @@ fn image_of(
             let (of_depthwise, dw) = dw.split_at_mut(job.weights.depthwise.len());
             let of_pointwise = &mut dw[..job.weights.pointwise.len()];
             tiles::weights(&scratch.between, &job.taps, &job.positions, &scratch.dz, stride, of_pointwise);
-            let taps = of_depthwise.len() / ins;
-            for (channel, (sums, dt)) in of_depthwise.chunks_exact_mut(taps).zip(dt.chunks_exact(stride)).enumerate() {
-                job.depthwise.weights(source.plane(channel), &dt[..pixels], depthwise, sums);
-            }
+            let steps = Steps { source: source.stride(), target: stride };
+            job.depthwise.weights(source.planes(), steps, dt, depthwise, of_depthwise);
         }
         if !dx.is_empty() {
-            let at = channels.partition_point(|channel| *channel < from);
-            let dx = dx[at * pixels_in..].chunks_exact_mut(pixels_in).take(ins);
-            for (channel, (dx, dt)) in dx.zip(dt.chunks_exact(stride)).enumerate() {
-                match job.depthwise.back.padded {
-                    Some(padded) => padded.lay(&dt[..pixels], &mut depthwise.g),
-                    None => depthwise.g[..pixels].copy_from_slice(&dt[..pixels]),
-                }
-                job.depthwise.backward(&back.turned[channel], depthwise, &mut scratch.plane);
-                add(&scratch.plane, dx);
-            }
+            let at = channels.partition_point(|channel| *channel < from) * pixels_in;
+            let dx = &mut dx[at..at + ins * pixels_in];
+            job.depthwise.backward(dt, stride, &back.turned, depthwise, dx);
         }
     }
     let pixels = x.pixels();
-    for (&channel, dx) in channels.iter().zip(dx.chunks_exact_mut(pixels)) {
-        behind_relu(x.plane(image, channel), Lines::at(lines, channel), dx);
+    for (i, (&channel, dx)) in channels.iter().zip(dx.chunks_exact_mut(pixels)).enumerate() {
+        let plane = x.plane(image, channel);
+        behind_relu(plane, Lines::at(lines, channel), dx);
+        if let (false, Some(centers)) = (totals.is_empty(), centers) {
+            totals[2 * i..2 * i + 2].copy_from_slice(&product(dx, plane, centers[channel]));
+        }
     }
-}
-
-#[macerator::with_simd]
-fn add<S: Simd>(more: &[f32], sum: &mut [f32]) {
-    update([more], sum, |[more]: [Vector<S, f32>; 1], sum| sum + more);
-}
-
-/// Nothing where the normalised input is not above zero.
-#[macerator::with_simd]
-fn behind_relu<S: Simd>(x: &[f32], line: [f32; 2], dx: &mut [f32]) {
-    let ([factor, offset], zero) = (line.map(splat::<S>), splat::<S>(0.0));
-    update([x], dx, |[x]: [Vector<S, f32>; 1], sum| x.mul_add(factor, offset).le(zero).select(zero, sum));
 }
 
 /// The channels of the input that some unit reads, in order.
@@ -192,23 +210,22 @@ impl<'a> Back<'a> {
         let Unit { ins, outs, .. } = job.unit;
         let packed = tiles::pack(ins, outs, |i, out| job.weights.pointwise[out * ins + i]);
         let taps = Taps::new((0..outs).map(|out| out * job.stride).collect());
-        let turned = (0..ins).map(|channel| job.depthwise.turned(job.taps_of(channel))).collect();
+        let turned = job.depthwise.turned(&job.weights.depthwise, ins);
         Self { job, packed, taps, turned, row }
     }
 }
 
 impl Scratch {
-    fn new(backs: &[Back], pixels_in: usize) -> Self {
+    fn new(backs: &[Back]) -> Self {
         let most = |planes: &dyn Fn(&Unit) -> usize| {
             backs.iter().map(|back| planes(&back.job.unit) * back.job.stride + MAX_LANES).max().unwrap_or(0)
         };
         Self {
             sources: sources(backs.iter().map(|back| &back.job)),
-            depthwise: backs.iter().map(|back| back.job.depthwise.scratch()).collect(),
+            depthwise: backs.iter().map(|back| back.job.depthwise.scratch(back.job.unit.ins)).collect(),
             dz: Floats::filled(most(&|unit| unit.outs), 0.0),
             dt: Floats::filled(most(&|unit| unit.ins), 0.0),
             between: Floats::filled(most(&|unit| unit.ins), 0.0),
-            plane: Floats::filled(pixels_in, 0.0),
         }
     }
 }

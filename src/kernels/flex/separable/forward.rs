@@ -8,7 +8,8 @@ use super::{
         memory::Floats,
         norm::moments_of_planes,
     },
-    Job, Lines, Unit, UnitWeights, depthwise,
+    Job, Lines, Unit, UnitWeights,
+    depthwise::{self, Steps},
     source::{Source, sources},
 };
 
@@ -34,7 +35,7 @@ pub fn forward(x: &FlexTensor, lines: Option<&Lines>, units: &[Unit], weights: &
         || Scratch {
             sources: sources(jobs.iter()),
             between: Floats::filled(jobs.iter().map(Job::between).max().unwrap_or(0), 0.0),
-            depthwise: jobs.iter().map(|job| job.depthwise.scratch()).collect(),
+            depthwise: jobs.iter().map(|job| job.depthwise.scratch(job.unit.ins)).collect(),
         },
         |scratch, image, [z, moments]| image_of(&jobs, x, lines, image, scratch, z, moments),
     );
@@ -66,8 +67,6 @@ fn image_of(
 
 /// The output of the depthwise convolution, in planes [`Job::stride`] apart.
 pub fn middle(job: &Job, source: &Source, scratch: &mut depthwise::Scratch, between: &mut [f32]) {
-    for (channel, out) in between.chunks_exact_mut(job.stride).take(job.unit.ins).enumerate() {
-        let out = &mut out[..job.depthwise.pixels_out];
-        job.depthwise.forward(source.plane(channel), job.taps_of(channel), scratch, out);
-    }
+    let steps = Steps { source: source.stride(), target: job.stride };
+    job.depthwise.forward(source.planes(), steps, &job.weights.depthwise, scratch, between);
 }

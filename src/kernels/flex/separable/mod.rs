@@ -17,7 +17,7 @@ use super::{
     },
     simd::lanes,
 };
-pub use backward::{UnitGradients, backward, channels_read};
+pub use backward::{Backward, UnitGradients, backward, channels_read};
 use depthwise::Depthwise;
 pub use forward::forward;
 
@@ -103,12 +103,6 @@ impl<'a> Job<'a> {
             to += outs;
         }
         jobs
-    }
-
-    /// The depthwise weights of one channel.
-    fn taps_of(&self, channel: usize) -> &[f32] {
-        let taps = self.weights.depthwise.len() / self.unit.ins;
-        &self.weights.depthwise[channel * taps..(channel + 1) * taps]
     }
 
     /// Floats of the planes between the two convolutions, with room for the last vector.

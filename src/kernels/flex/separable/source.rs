@@ -6,7 +6,7 @@ use macerator::Simd;
 use super::{
     super::{
         buffer::View,
-        conv::padded::Padded,
+        conv::padded::{Padded, map_row},
         memory::Floats,
         simd::MAX_LANES,
     },
@@ -64,13 +64,17 @@ impl Source {
             };
             match self.padded {
                 Some(padded) => padded.copy(plane, to, rectified),
-                None => to.iter_mut().zip(plane).for_each(|(to, &from)| *to = rectified(from)),
+                None => map_row(plane, to, &rectified),
             }
         }
     }
 
-    /// From the start of a plane on.
-    pub fn plane(&self, channel: usize) -> &[f32] {
-        &self.planes[channel * self.stride..]
+    /// The planes, [`Source::stride`] apart.
+    pub fn planes(&self) -> &[f32] {
+        &self.planes
+    }
+
+    pub fn stride(&self) -> usize {
+        self.stride
     }
 }
