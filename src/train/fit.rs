@@ -147,7 +147,8 @@ fn weights_for(model: &Model, module: &GraphModule) -> Result<Weights, TrainErro
     let names = module.graph().params.iter().map(|param| param.name.as_str());
     let mut trained: HashMap<&str, Tensor> = names.zip(module.weights()?.0).collect();
     let all = model.graph.params.iter().zip(&model.weights.0);
-    let tensor = |(param, start): (&Param, &Tensor)| trained.remove(param.name.as_str()).unwrap_or_else(|| start.clone());
+    let tensor =
+        |(param, start): (&Param, &Tensor)| trained.remove(param.name.as_str()).unwrap_or_else(|| start.clone());
     Ok(Weights(all.map(tensor).collect()))
 }
 

@@ -234,7 +234,10 @@ impl Walk<'_> {
             let mut x = kernels::slice_channels(x, term.from, term.len);
             for &(input, element) in &term.weights {
                 let Value::Flat(weights) = inputs[input].clone() else {
-                    return Err(TrainError::Unsupported { node: node.name.clone(), why: "weights must be flat".into() });
+                    return Err(TrainError::Unsupported {
+                        node: node.name.clone(),
+                        why: "weights must be flat".into(),
+                    });
                 };
                 x = kernels::weighted_sum(weights, &[element], vec![x]);
             }

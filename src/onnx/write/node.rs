@@ -122,7 +122,8 @@ impl Writer<'_> {
             }
             Op::DropPath => ("Identity", Vec::new()),
             Op::Separable { .. } | Op::Mix { .. } => {
-                let why = "ONNX has no such operator: it is made for training only (a bug in the compiler, please report it)";
+                let why =
+                    "ONNX has no such operator: it is made for training only (a bug in the compiler, please report it)";
                 let (node, op) = (node.name.clone(), node.op.name().into());
                 return Err(OnnxError::Unsupported { node, op, why: why.into() });
             }

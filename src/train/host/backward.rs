@@ -118,11 +118,8 @@ impl Back {
             Some(y) => Flex::rectify_grad(y, g),
             None => g,
         };
-        let wanted = Wanted {
-            x: wanted_x,
-            w: self.weights && weight_id.is_some(),
-            bias: self.weights && bias_id.is_some(),
-        };
+        let wanted =
+            Wanted { x: wanted_x, w: self.weights && weight_id.is_some(), bias: self.weights && bias_id.is_some() };
         let grads = match relu_in {
             true => convolve_rectified_grads(read, weight, g, window, groups, wanted),
             false => Flex::convolve_grads(read, weight, g, window, groups, wanted),
@@ -179,9 +176,7 @@ impl Back {
             match part.read {
                 Read::Normal(_) => {
                     let totals = places.iter().enumerate().map(|(i, &[channel, which])| {
-                        let total = |which| {
-                            f64::from(part.factor) * products.total(channel, which, part.mask.as_ref())
-                        };
+                        let total = |which| f64::from(part.factor) * products.total(channel, which, part.mask.as_ref());
                         (part.from + i, [total(0), total(which)])
                     });
                     gradient.add_counted(source, terms, totals);
@@ -201,8 +196,7 @@ impl Back {
             match &part.read {
                 Read::Normal(normal) => {
                     let at = part.from + i;
-                    f64::from(normal.norm.lines.factor[at]) * total(which)
-                        + f64::from(normal.norm.shift[at]) * total(0)
+                    f64::from(normal.norm.lines.factor[at]) * total(which) + f64::from(normal.norm.shift[at]) * total(0)
                 }
                 _ => total(which),
             }

@@ -123,8 +123,7 @@ impl Walk<'_> {
                     false => [].into(),
                 });
                 self.known.insert(x, statistics.clone());
-                let layer =
-                    NormLayer { scale, shift, mean, var, epsilon, statistics: &statistics, count: n * h * w };
+                let layer = NormLayer { scale, shift, mean, var, epsilon, statistics: &statistics, count: n * h * w };
                 let mut norm = Norm::default();
                 self.norm(&layer, &mut norm);
                 self.normalised(node, x, Normal { z, norm: Arc::new(norm) }, [scale, shift])
@@ -431,12 +430,8 @@ fn plain_terms(graph: &Graph, node: &Node) -> Result<(usize, Vec<MixTerm>), Trai
         }
         Op::Concat { .. } => return Err(unsupported(&node.name, "only channels can be concatenated in training")),
         Op::ChannelShuffle { groups } => {
-            let of_group = |g: usize| MixTerm {
-                from: g * (total / groups),
-                to: g,
-                step: *groups,
-                ..whole(0, total / groups)
-            };
+            let of_group =
+                |g: usize| MixTerm { from: g * (total / groups), to: g, step: *groups, ..whole(0, total / groups) };
             (0..*groups).map(of_group).collect()
         }
         Op::DropPath => vec![MixTerm { drop_path: true, ..whole(0, total) }],
@@ -461,9 +456,11 @@ fn lazily_read(graph: &Graph) -> Vec<bool> {
     let mut lazy = vec![true; graph.values.len()];
     for node in &graph.nodes {
         let can = match &node.op {
-            Op::Separable { .. } | Op::Mix { .. } | Op::WeightedSum { .. } | Op::ChannelShuffle { .. } | Op::DropPath => {
-                true
-            }
+            Op::Separable { .. }
+            | Op::Mix { .. }
+            | Op::WeightedSum { .. }
+            | Op::ChannelShuffle { .. }
+            | Op::DropPath => true,
             Op::Add | Op::Concat { .. } => true,
             Op::Conv { .. }
             | Op::BatchNorm { .. }

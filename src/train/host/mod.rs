@@ -104,7 +104,11 @@ type Mask = Option<Arc<[f32]>>;
 
 impl Tape {
     /// Takes the gradients of the outputs from burn's, and gives those of parameters and inputs as burn tensors.
-    pub fn gradients(self, outputs: &[Tensor<2>], gradients: &mut burn::tensor::Gradients) -> [Vec<Option<Tensor<1>>>; 2] {
+    pub fn gradients(
+        self,
+        outputs: &[Tensor<2>],
+        gradients: &mut burn::tensor::Gradients,
+    ) -> [Vec<Option<Tensor<1>>>; 2] {
         let of_output = |rows: &Tensor<2>| {
             let [n, classes] = rows.dims();
             let g = rows.grad_remove(gradients).unwrap_or_else(|| Tensor::zeros([n, classes], &rows.device()));

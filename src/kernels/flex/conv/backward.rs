@@ -65,8 +65,7 @@ pub fn backward(
     let lanes = lanes();
     let back = Backward::new(&window, size, sizes.outs, g.plane, lanes);
     let shared = !relu && sizes.ins == 1 && back.classes.iter().any(|class| class.columns.is_some());
-    let forth = 
-        (wanted_w && !shared).then(|| Forward::reading(&window, size, sizes.ins, x.plane, lanes, relu));
+    let forth = (wanted_w && !shared).then(|| Forward::reading(&window, size, sizes.ins, x.plane, lanes, relu));
     let packed = wanted_x.then(|| sizes.pack_backward(&back, &vector(&w), window.kernel[1]));
     let job = Job { sizes, x, relu, g, back, packed, forth, wanted_w, kernel_width: window.kernel[1] };
 
@@ -105,14 +104,7 @@ pub fn backward(
 }
 
 /// `groups` groups of one image: writes `dx` if there are packed weights for it, adds to `dw` if it is wanted.
-fn backward_chunk(
-    job: &Job,
-    at: Start,
-    groups: usize,
-    scratch: &mut Scratch,
-    dx: &mut [f32],
-    dw: &mut [f32],
-) {
+fn backward_chunk(job: &Job, at: Start, groups: usize, scratch: &mut Scratch, dx: &mut [f32], dw: &mut [f32]) {
     let Job { sizes, x, g, back, .. } = job;
     let (inputs_of_group, weights) = (sizes.ins * sizes.pixels_in, sizes.outs * sizes.ins * sizes.taps);
     for i in 0..groups {

@@ -121,14 +121,7 @@ fn forward_chunk(
 }
 
 /// Planes of outputs, `plane` apart, from the source as the plan wants it.
-pub fn outputs(
-    plan: &Forward,
-    source: &[f32],
-    packed: &[f32],
-    bias: Option<&[f32]>,
-    out: &mut [f32],
-    plane: usize,
-) {
+pub fn outputs(plan: &Forward, source: &[f32], packed: &[f32], bias: Option<&[f32]>, out: &mut [f32], plane: usize) {
     match &plan.columns {
         Some(columns) if out.len() == plane => {
             columns::outputs(columns, source, packed, bias.map_or(0.0, |bias| bias[0]), out);

@@ -51,8 +51,10 @@ fn lay_rectified<S: Simd>(padded: &Padded, plane: &[f32], scratch: &mut [f32]) {
 /// A row, eight floats at a time: rows are short, and the loop that a compiler makes for any length is not.
 #[inline(always)]
 pub fn map_row(from: &[f32], to: &mut [f32], map: &impl Fn(f32) -> f32) {
-    let (eights, rest) = from.as_chunks::<8>();
-    let (to_eights, to_rest) = to[..from.len()].as_chunks_mut::<8>();
+    // A window with a stride may end before the row does.
+    let len = from.len().min(to.len());
+    let (eights, rest) = from[..len].as_chunks::<8>();
+    let (to_eights, to_rest) = to[..len].as_chunks_mut::<8>();
     for (from, to) in eights.iter().zip(to_eights) {
         *to = from.map(map);
     }

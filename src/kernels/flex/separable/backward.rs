@@ -153,14 +153,7 @@ struct Reads<'a> {
     channels: &'a [usize],
 }
 
-fn image_of(
-    backs: &[Back],
-    reads: &Reads,
-    gradient: &Planes,
-    image: usize,
-    scratch: &mut Scratch,
-    target: Target,
-) {
+fn image_of(backs: &[Back], reads: &Reads, gradient: &Planes, image: usize, scratch: &mut Scratch, target: Target) {
     let Target { dx, totals, dw } = target;
     let &Reads { x, lines, centers, channels } = reads;
     dx.fill(0.0);
