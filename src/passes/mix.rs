@@ -109,12 +109,25 @@ impl Tree<'_> {
                 let per_group = graph.shape(node.output).dim(1)? / groups;
                 all.extend(self.terms(node.inputs[0])?.iter().flat_map(|term| shuffled(term, *groups, per_group)));
             }
-            // Only sums are left among the roots.
-            _ => {
+            Op::Add => {
                 for &x in &node.inputs {
                     all.extend(self.terms(x)?);
                 }
             }
+            // No roots: nothing asks for their terms.
+            Op::Conv { .. }
+            | Op::BatchNorm { .. }
+            | Op::Relu
+            | Op::MaxPool(_)
+            | Op::AvgPool { .. }
+            | Op::GlobalAvgPool
+            | Op::Flatten { .. }
+            | Op::Linear { .. }
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Separable { .. }
+            | Op::Mix { .. }
+            | Op::DropPath => return None,
         }
         Some(all)
     }

@@ -99,11 +99,11 @@ fn unit(graph: &Graph, producers: &[Option<NodeId>], readers: &[usize], node: &N
     let maker = |v: ValueId| producers[v.index()].map(|id| &graph.nodes[id.index()]);
     // Nothing else may need the values inside.
     let inner = |v: ValueId| (readers[v.index()] == 1 && !graph.is_output(v)).then(|| maker(v)).flatten();
-    let plain = |node: &Node| match node.op {
-        Op::Conv { weight, bias: None, window, groups, relu_in: false, relu_out: false } => {
-            Some((weight, window, groups))
-        }
-        _ => None,
+    let plain = |node: &Node| {
+        let Op::Conv { weight, bias: None, window, groups, relu_in: false, relu_out: false } = node.op else {
+            return None;
+        };
+        Some((weight, window, groups))
     };
     let pointwise_node = inner(node.inputs[0])?;
     let (pointwise, pixel, 1) = plain(pointwise_node)? else { return None };

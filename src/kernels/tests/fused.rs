@@ -172,14 +172,14 @@ fn combinations_and_products_agree_with_their_definition() {
         let of_channel = |channel: usize| (0..5).map(|k| factor(k % 2, (channel + k) % c)).collect();
         let factors: Vec<Vec<Factor>> = (0..c).map(of_channel).collect();
         let products = products(&primitive(&images[0]), &sources, &factors);
-        for channel in 0..c {
+        for (channel, factors) in factors.iter().enumerate() {
             for which in 0..6 {
                 let term = |[n, y, x]: [usize; 3]| {
                     let g = images[0].at([n, channel, y, x]) * f64::from(mask[n]);
                     match which {
                         0 => g,
                         k => {
-                            let Factor { source, channel, .. } = factors[channel][k - 1];
+                            let Factor { source, channel, .. } = factors[k - 1];
                             g * (images[1 + source].at([n, channel, y, x]) - 0.125)
                         }
                     }

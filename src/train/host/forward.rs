@@ -6,11 +6,12 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     Done, Input, Mask, Pass, Statistics, Step, Tape,
+    graph::{last_uses, lazily_read, plain_terms},
     record::{Conv, Mix, Part, Read, Record, Separable},
     unsupported,
     value::{Norm, Normal, Value, dims},
 };
-use crate::ir::{self, Graph, MixTerm, Node, Op, ParamId, ValueId};
+use crate::ir::{self, MixTerm, Node, Op, ParamId, ValueId};
 use crate::kernels::{
     self,
     cpu::{combine::Combination, combine::Source, convolve_rectified, norm, planes, readable, separable, vector},
@@ -397,86 +398,4 @@ impl Walk<'_> {
         let sum = sum.ok_or_else(|| unsupported(&node.name, "there must be a term"))?;
         Ok((Value::Dense(sum.tensor()), Record::Mix(Mix { terms: parts })))
     }
-}
-
-/// The terms of a node that no pass has made into a sum of channels.
-fn plain_terms(graph: &Graph, node: &Node) -> Result<(usize, Vec<MixTerm>), TrainError> {
-    let channels = |v: ValueId| {
-        let known = graph.shape(v).dim(1).filter(|_| matches!(graph.shape(v).rank(), 2 | 4));
-        known.ok_or_else(|| unsupported(&node.name, "the inputs must be [N, C, H, W]"))
-    };
-    let total = channels(node.output)?;
-    let whole = |input: usize, len: usize| MixTerm {
-        input,
-        from: 0,
-        len,
-        to: 0,
-        step: 1,
-        weights: Vec::new(),
-        drop_path: false,
-    };
-    let terms = match &node.op {
-        Op::WeightedSum { indices } => {
-            let term = |(k, &index): (usize, &usize)| MixTerm { weights: vec![(0, index)], ..whole(k + 1, total) };
-            indices.iter().enumerate().map(term).collect()
-        }
-        Op::Concat { axis: 1 } => {
-            let (mut terms, mut to) = (Vec::new(), 0);
-            for (input, &v) in node.inputs.iter().enumerate() {
-                terms.push(MixTerm { to, ..whole(input, channels(v)?) });
-                to += channels(v)?;
-            }
-            terms
-        }
-        Op::Concat { .. } => return Err(unsupported(&node.name, "only channels can be concatenated in training")),
-        Op::ChannelShuffle { groups } => {
-            let of_group =
-                |g: usize| MixTerm { from: g * (total / groups), to: g, step: *groups, ..whole(0, total / groups) };
-            (0..*groups).map(of_group).collect()
-        }
-        Op::DropPath => vec![MixTerm { drop_path: true, ..whole(0, total) }],
-        // Only sums come here besides.
-        _ => (0..node.inputs.len()).map(|input| whole(input, total)).collect(),
-    };
-    Ok((total, terms))
-}
-
-/// For each value the last node that reads it; none for outputs.
-fn last_uses(graph: &Graph) -> Vec<usize> {
-    let mut last = vec![usize::MAX; graph.values.len()];
-    for (i, node) in graph.nodes.iter().enumerate() {
-        node.inputs.iter().for_each(|v| last[v.index()] = i);
-    }
-    graph.outputs.iter().for_each(|output| last[output.value.index()] = usize::MAX);
-    last
-}
-
-/// For each value whether all that read it can read it before its normalisation.
-fn lazily_read(graph: &Graph) -> Vec<bool> {
-    let mut lazy = vec![true; graph.values.len()];
-    for node in &graph.nodes {
-        let can = match &node.op {
-            Op::Separable { .. }
-            | Op::Mix { .. }
-            | Op::WeightedSum { .. }
-            | Op::ChannelShuffle { .. }
-            | Op::DropPath => true,
-            Op::Add | Op::Concat { .. } => true,
-            Op::Conv { .. }
-            | Op::BatchNorm { .. }
-            | Op::Relu
-            | Op::MaxPool(_)
-            | Op::AvgPool { .. }
-            | Op::GlobalAvgPool
-            | Op::Flatten { .. }
-            | Op::Linear { .. }
-            | Op::Slice { .. }
-            | Op::Pad { .. } => false,
-        };
-        if !can {
-            node.inputs.iter().for_each(|v| lazy[v.index()] = false);
-        }
-    }
-    graph.outputs.iter().for_each(|output| lazy[output.value.index()] = false);
-    lazy
 }

@@ -7,10 +7,11 @@
 //! whoever reads it applies. A gradient is kept as the list of planes and factors that it is the sum of, and is written out
 //! only where a kernel needs it whole. And the tape keeps what the way back reads, nothing else, and lets go of it as it goes.
 //!
-//! `forward` walks the nodes, `backward` walks the tape, `gradient` holds sums of gradients, `value` what lies between nodes.
+//! `forward` walks the nodes, `backward` walks the tape, `gradient` holds sums of gradients, `graph` asks the graph, `value` what lies between nodes.
 mod backward;
 mod forward;
 mod gradient;
+mod graph;
 mod record;
 mod value;
 

@@ -3,6 +3,10 @@
 //! Takes planes of an image; gives them in a scratch that stays in cache: with their padding around them, columns sorted by
 //! remainder modulo the stride, planes at a distance at which they do not drive each other out. How large the padding is
 //! comes from [`super::geometry`].
+#![allow(
+    clippy::extra_unused_type_parameters,
+    reason = "the parameter picks the instructions that a vectorised function is compiled for"
+)]
 use macerator::Simd;
 
 use super::super::{memory::Floats, simd::MAX_LANES};

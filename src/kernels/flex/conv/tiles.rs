@@ -9,6 +9,7 @@
 //!
 //! The loops count over array indices and call no closures: the compiler must inline everything below a vectorised function
 //! into it, or every vector goes through memory.
+#![allow(clippy::needless_lifetimes, reason = "the macro that vectorises a function needs the name")]
 #![allow(
     clippy::needless_range_loop,
     reason = "iterators are closures, and those would not be inlined into the vectorised function"

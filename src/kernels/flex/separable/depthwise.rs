@@ -2,6 +2,10 @@
 //!
 //! Takes planes with their padding around them; gives dense planes. Rows shorter than a vector are computed as one long row,
 //! what lies between them is left out. The loops are those of [`super::super::conv`].
+#![allow(
+    clippy::extra_unused_type_parameters,
+    reason = "the parameter picks the instructions that a vectorised function is compiled for"
+)]
 use macerator::{Simd, Vector};
 
 use super::super::{

@@ -1,6 +1,10 @@
 //! The input of separable units as their depthwise convolutions read it: normalised, rectified, with its padding.
 //!
 //! Units of different kernels whose padded planes look alike share a copy.
+#![allow(
+    clippy::extra_unused_type_parameters,
+    reason = "the parameter picks the instructions that a vectorised function is compiled for"
+)]
 use macerator::Simd;
 
 use super::{
