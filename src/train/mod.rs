@@ -18,6 +18,7 @@ mod differences;
 pub mod drop_path;
 pub mod evaluate;
 pub mod fit;
+mod host;
 pub mod keeper;
 mod log;
 pub mod loss;
@@ -28,6 +29,7 @@ mod origin;
 pub mod progress;
 pub mod recipe;
 pub mod schedule;
+mod walk;
 pub mod weights;
 
 use std::path::PathBuf;
