@@ -41,7 +41,7 @@ pub struct BuildArgs {
     #[arg(long, value_parser = ["cifar", "imagenet"])]
     network: Option<String>,
     /// safetensors file with our names or those of a PyTorch DARTS state_dict; trained further only with --epochs
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     weights: Option<PathBuf>,
     /// The ONNX file, or the folder of the run; runs/NAME if absent
     #[arg(long, value_name = "FILE.onnx|DIR")]
@@ -108,7 +108,7 @@ pub fn run(args: &BuildArgs, common: &Common, console: &Console) -> Result<Verdi
     let genotype = match (&args.genotype, &args.run.resume) {
         (Some(genotype), _) => load::genotype(genotype)?,
         (None, Some(folder)) => load::genotype(&folder.join(GENOTYPE).display().to_string())?,
-        (None, None) => bail!("GENOTYPE is missing"),
+        (None, None) => bail!("GENOTYPE is missing: give a file, or the name of one that comes with the program"),
     };
     let preset = match (options.preset.as_deref(), args.network.as_deref()) {
         (Some(preset), _) => preset,
@@ -125,7 +125,7 @@ pub fn run(args: &BuildArgs, common: &Common, console: &Console) -> Result<Verdi
     let (mut config, messages) = TrainConfig::resolved(&layers)?;
     messages.iter().for_each(|m| console.message(m));
     stage::threads(config.threads, common)?;
-    if args.weights.is_some() && options.epochs.is_none() && resume.is_none() {
+    if args.weights.is_some() && options.epochs.is_none() {
         // Given weights are used as they are, unless epochs are asked for by name.
         config.epochs = 0;
     }
@@ -189,26 +189,28 @@ pub fn build_stage(plan: &Plan, console: &Console) -> Result<BuildReport> {
         config.cells,
         config.channels
     ));
+    let trains = plan.data.is_some() && config.epochs > 0;
+    // A run writes them at its start.
+    if let Some(folder) = plan.folder.filter(|_| !trains) {
+        files.iter().try_for_each(|(name, text)| stage::write(&folder.join(name), text))?;
+    }
     let (model, (last, best_top1, steps, wall_s)) = match plan.data {
         None => (model, (None, None, 0, 0.0)),
         Some(data) => {
-            if config.epochs > 0 {
+            if trains {
                 console.message(format_args!(
                     "training on {name}, {} epochs of batch {}",
                     config.epochs, config.batch_size
                 ));
             }
-            let run = plan.folder.map(|folder| plan.run.run(folder, plan.data_path, &name, files.clone()));
+            let run = plan.folder.filter(|_| trains);
+            let run = run.map(|folder| plan.run.run(folder, plan.data_path, &name, files));
             let mut progress = stage::Progress::new(console, plan.stop, "train");
             let cells = plan.genotype.to_python();
             let trained = fit(model, &cells, data, config, &device, run.as_ref(), &mut |event| progress.show(event))?;
             (trained.model, (Some(trained.last), Some(trained.best_top1), trained.steps, trained.wall_s))
         }
     };
-    // A run that trains has written them at its start.
-    if let Some(folder) = plan.folder.filter(|_| config.epochs == 0 || plan.data.is_none()) {
-        files.iter().try_for_each(|(name, text)| stage::write(&folder.join(name), text))?;
-    }
     if let Some(folder) = plan.folder {
         weights::write(&folder.join("weights.safetensors"), &model.graph, &model.weights)?;
     }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
@@ -35,7 +35,7 @@ pub struct SearchArgs {
     method: Option<String>,
     /// Several searches one after another, each in a folder of its own below the run's: 0..3 for the seeds 0, 1 and 2, or
     /// 0,4,7; the result is that of the best final validation accuracy
-    #[arg(long, value_name = "SEEDS", conflicts_with = "seed")]
+    #[arg(long, value_name = "SEEDS", conflicts_with_all = ["seed", "resume"])]
     seeds: Option<Seeds>,
     /// Folder of the run
     #[arg(long, value_name = "DIR", default_value = "runs/search")]
@@ -70,9 +70,6 @@ pub fn run(args: &SearchArgs, common: &Common, console: &Console) -> Result<Verd
     let options = &args.options;
     let out = args.run.resume.as_ref().unwrap_or(&args.out);
     let group = args.run.resume.as_deref().map(Group::read).transpose()?.flatten();
-    if let (Some(group), Some(_)) = (&group, &args.seeds) {
-        bail!("--seeds: the run in {} has the seeds {}; leave the option out", out.display(), group.seeds);
-    }
     let preset = options.preset.as_deref().unwrap_or("cifar10");
     let mut layers = SearchConfig::layers(preset)?;
     let recorded = match (&args.run.resume, &group) {

@@ -134,6 +134,7 @@ pub struct Progress<'a> {
 impl<'a> Progress<'a> {
     /// For the stage called `what`.
     pub fn new(console: &'a Console, stop: &'a Stop, what: &'static str) -> Self {
+        stop.in_stage(true);
         Self { console, stop, what, epochs: 0, bar: None, ending: false }
     }
 
@@ -170,5 +171,11 @@ impl<'a> Progress<'a> {
             self.console.message("ending after a checkpoint; a second signal ends at once");
         }
         ControlFlow::Break(())
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        self.stop.in_stage(false);
     }
 }

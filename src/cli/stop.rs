@@ -1,7 +1,8 @@
 //! SIGINT and SIGTERM: an end after the step in hand.
 //!
-//! Takes the signals of the system; gives whether one came. The first asks the running stage to write a checkpoint and end,
-//! a second one ends the process at once. The exit status is the shell's for a signal: 128 plus its number.
+//! Takes the signals of the system; gives whether one came. While a stage runs, the first asks it to write a checkpoint and
+//! end; a second one, and one outside of stages, ends the process at once. The exit status is the shell's for a signal: 128
+//! plus its number.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,8 +15,12 @@ use crate::search::SearchError;
 use crate::train::TrainError;
 
 /// Whether an end was asked for.
-#[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicUsize>);
+#[derive(Debug, Clone)]
+pub struct Stop {
+    signal: Arc<AtomicUsize>,
+    /// Whether the next signal ends the process at once.
+    at_once: Arc<AtomicBool>,
+}
 
 /// What the process listens with, if it does.
 static LISTENING: OnceLock<Stop> = OnceLock::new();
@@ -29,13 +34,13 @@ impl Stop {
         if let Some(stop) = LISTENING.get() {
             return Ok(stop.clone());
         }
-        let (stop, armed) = (Self::default(), Arc::new(AtomicBool::new(false)));
+        let stop = Self { signal: Arc::new(AtomicUsize::new(0)), at_once: Arc::new(AtomicBool::new(true)) };
         for signal in [SIGINT, SIGTERM] {
             let listen = || -> std::io::Result<()> {
-                // In this order: the first signal finds the shutdown unarmed, and arms it.
-                flag::register_conditional_shutdown(signal, 128 + signal, armed.clone())?;
-                flag::register(signal, armed.clone())?;
-                flag::register_usize(signal, stop.0.clone(), signal as usize)?;
+                // In this order: the first signal of a stage finds `at_once` unset, and sets it.
+                flag::register_conditional_shutdown(signal, 128 + signal, stop.at_once.clone())?;
+                flag::register(signal, stop.at_once.clone())?;
+                flag::register_usize(signal, stop.signal.clone(), signal as usize)?;
                 Ok(())
             };
             listen().context("cannot listen to signals")?;
@@ -43,9 +48,14 @@ impl Stop {
         Ok(LISTENING.get_or_init(|| stop).clone())
     }
 
+    /// Whether a stage runs that can end by itself.
+    pub fn in_stage(&self, running: bool) {
+        self.at_once.store(!running, Ordering::Relaxed);
+    }
+
     /// The signal that came, if one did.
     pub fn signal(&self) -> Option<u8> {
-        u8::try_from(self.0.load(Ordering::Relaxed)).ok().filter(|&signal| signal > 0)
+        u8::try_from(self.signal.load(Ordering::Relaxed)).ok().filter(|&signal| signal > 0)
     }
 }
 

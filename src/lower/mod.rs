@@ -12,7 +12,7 @@ mod cell;
 mod layers;
 mod network;
 mod primitive;
-#[cfg(test)]
+#[cfg(all(test, feature = "train"))]
 pub(crate) mod testing;
 
 use crate::genotype::{Genotype, Primitive};

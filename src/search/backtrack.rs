@@ -297,4 +297,6 @@ fn norm<'a>(values: impl IntoIterator<Item = &'a f64>) -> f64 {
 #[cfg(test)]
 mod in_a_search;
 #[cfg(test)]
+mod settings;
+#[cfg(test)]
 mod tests;

@@ -65,7 +65,7 @@ pub struct ArchLine<'a> {
     pub genotype: String,
 }
 
-/// From this many skip connections in the normal cell on, a search is taken to collapse (PC-DARTS, P-DARTS allow two).
+/// From this many skip connections in the normal cell on, a search is taken to collapse.
 const MANY_SKIPS: usize = 4;
 
 impl std::fmt::Display for EpochLine {
@@ -134,4 +134,38 @@ pub fn genotype(
 fn cell(nodes: &[[Choice; 2]], primitives: &[Primitive]) -> Cell {
     let edge = |choice: Choice| Edge { primitive: primitives[choice.primitive], input: choice.input };
     Cell { nodes: nodes.iter().map(|node| node.map(edge)).collect(), concat: (2..nodes.len() + 2).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cell of four nodes whose eight edges are, in order, of these primitives.
+    fn cell(primitives: [Primitive; 8]) -> Cell {
+        let edge = |p: &Primitive| Edge { primitive: *p, input: 0 };
+        let nodes = primitives.chunks(2).map(|pair| [edge(&pair[0]), edge(&pair[1])]).collect();
+        Cell { nodes, concat: vec![2, 3, 4, 5] }
+    }
+
+    #[test]
+    fn a_cell_is_warned_of_by_its_skips_and_by_what_has_no_parameters() {
+        use Primitive::{AvgPool3x3 as Avg, MaxPool3x3 as Max, SepConv3x3 as Sep, SkipConnect as Skip};
+        for (primitives, counts, warning) in [
+            ([Sep, Sep, Sep, Sep, Sep, Sep, Sep, Sep], [0, 0], None),
+            ([Skip, Skip, Skip, Max, Avg, Sep, Sep, Sep], [3, 5], None),
+            ([Skip, Skip, Skip, Skip, Sep, Sep, Sep, Sep], [4, 4], Some("4 of 8 edges of the normal cell are skip")),
+            ([Max, Max, Max, Max, Avg, Avg, Sep, Sep], [0, 6], Some("6 of 8 edges of the normal cell have no param")),
+        ] {
+            let cell = cell(primitives);
+            let found = parameter_free(&cell);
+            assert_eq!(found, counts, "{primitives:?}");
+            match (collapse(found, &cell), warning) {
+                (None, None) => {}
+                (Some(text), Some(start)) => {
+                    assert!(text.starts_with(start) && text.contains("arch.frozen_until"), "{text}");
+                }
+                (found, _) => panic!("{primitives:?}: {found:?}"),
+            }
+        }
+    }
 }

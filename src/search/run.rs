@@ -57,7 +57,8 @@ struct State {
     adam: ArchAdam,
     last: Evaluation,
     best_top1: f64,
-    /// Skip connections and parameter-free edges of the normal cell that the user was last warned of.
+    /// Skip connections and parameter-free edges of the normal cell when it was last judged, so that a warning is not
+    /// repeated while nothing changes.
     warned: [usize; 2],
     wall_s: f64,
     /// The logs so far.
@@ -172,7 +173,7 @@ impl<'a> Job<'a> {
         Ok((Self { config, data, loaders, supernet, sgd, arch, adam, keeper, metrics, history }, state))
     }
 
-    /// The rest of the state's epoch, and its lines in the logs. `false` if the observer asked for an end before.
+    /// The rest of the state's epoch, and its lines in the logs. `false` if the observer asked for an end.
     fn epoch(&mut self, state: &mut State, observer: Observer) -> Result<bool, SearchError> {
         let (config, epoch, epochs) = (self.config, state.epoch, self.config.epochs);
         let batches = self.loaders.train.batches();
@@ -211,9 +212,7 @@ impl<'a> Job<'a> {
         let line = self.write_logs(state, lr, zeta, observer)?;
         state.epoch += 1;
         state.sums = Sums::default();
-        // An end that is asked for here comes after the next step, which is as good.
-        tell(observer, Event::EpochEnd { epoch, line });
-        Ok(true)
+        Ok(observer(Event::EpochEnd { epoch, line }).is_continue())
     }
 
     /// One step of alpha and beta on `batch`, of second order where the method looks ahead by the step of the weights with

@@ -16,7 +16,7 @@ use crate::ir::{Model, verify};
 use crate::lower::{Cells, Network, SearchSpace, Stem, lower};
 use crate::passes;
 use crate::train::config;
-use crate::train::finite;
+use crate::train::converging;
 use crate::train::loss::cross_entropy;
 use crate::train::module::{GraphModule, Mode, Pass, Value, download, upload};
 
@@ -126,7 +126,7 @@ impl Supernet {
         let loss = cross_entropy(logits.clone(), &batch.labels, 0.0);
         let what =
             if wanted.weights && !wanted.arch { "the training loss" } else { "the loss in the architecture's step" };
-        let loss_value = finite(download(loss.clone())?, what)?;
+        let loss_value = converging(download(loss.clone())?, logits.dims()[1], what)?;
         Ok(Step { pass, loss, loss_value, logits: download(logits)? })
     }
 

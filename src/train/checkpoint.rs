@@ -45,6 +45,16 @@ pub enum CheckpointError {
         /// What differs.
         why: String,
     },
+    /// The network has a parameter that the checkpoint has not.
+    #[error(
+        "the checkpoint has no tensor of shape {shape:?} for `{name}`: another version of the program wrote it; go on with that one, or start a new run"
+    )]
+    Tensor {
+        /// The parameter.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
     /// There is none.
     #[error("{}: there is no checkpoint here to go on from; give the folder of a run that was interrupted", dir.display())]
     Missing {
@@ -52,7 +62,7 @@ pub enum CheckpointError {
         dir: PathBuf,
     },
     /// There are some, but none can be used.
-    #[error("no checkpoint can be used: {}", reasons.join("; "))]
+    #[error("no checkpoint can be used: {}; go on as that run was configured, or start a new run in another folder", reasons.join("; "))]
     Unusable {
         /// What is wrong with each, the newest first.
         reasons: Vec<String>,
@@ -251,9 +261,8 @@ pub fn unpack(module: &mut GraphModule, sgd: &mut Sgd, tensors: &Tensors) -> Res
             let tensor = tensors.get(&format!("{kind}/{}", param.name));
             tensor.filter(|t| t.shape == param.shape)
         };
-        let weight = find("weight").ok_or_else(|| TrainError::Device {
-            why: format!("the checkpoint has no tensor of shape {:?} for `{}`", param.shape, param.name),
-        })?;
+        let weight = find("weight")
+            .ok_or_else(|| CheckpointError::Tensor { name: param.name.clone(), shape: param.shape.clone() })?;
         weights.push(weight.clone());
         buffers.push(find("momentum").map(|t| upload(&t.data, module.device())));
     }

@@ -1,19 +1,18 @@
 //! The file of one checkpoint: a safetensors file with the tensors, the state and the origin, and a checksum over all of it.
 //!
-//! Takes and gives whole files. A file is written beside its place and moved there when it is on the disk, so that a crash
-//! at any moment leaves the old state or the new one.
+//! Takes and gives whole files; that a crash leaves the old one or the new one is `tensor_file`'s part.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::Dtype;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::checkpoint::{CheckpointError, Origin};
+use super::tensor_file::{self, Part};
 use crate::ir::Tensor;
 
 /// Tensors by name.
@@ -44,31 +43,17 @@ pub fn write(
     tensors: &Tensors,
 ) -> Result<(), CheckpointError> {
     let io = |source| CheckpointError::Io { path: path.into(), source };
-    let other = |e: &dyn std::fmt::Display| io(std::io::Error::other(e.to_string()));
-    let mut parts: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
-    for (name, tensor) in tensors {
-        let data = tensor.data.iter().flat_map(|x| x.to_le_bytes()).collect();
-        parts.insert(name.clone(), (Dtype::F32, tensor.shape.clone(), data));
+    let mut parts: Vec<Part> = tensors.iter().map(|(name, t)| Part::floats(name, &t.shape, &t.data)).collect();
+    let cbor = [(STATE, cbor(state)), (ORIGIN, cbor(origin))];
+    for (name, bytes) in cbor {
+        let bytes = bytes.map_err(|e| io(std::io::Error::other(e)))?;
+        parts.push(Part { name: name.into(), dtype: Dtype::U8, shape: vec![bytes.len()], bytes });
     }
-    let mut add = |name: &str, bytes: Vec<u8>| parts.insert(name.into(), (Dtype::U8, vec![bytes.len()], bytes));
-    add(STATE, cbor(state).map_err(|e| other(&e))?);
-    add(ORIGIN, cbor(origin).map_err(|e| other(&e))?);
-    let sum = checksum(parts.iter().map(|(name, (_, shape, data))| (name.as_str(), shape.as_slice(), data.as_slice())));
+    parts.sort_by(|a, b| a.name.cmp(&b.name));
+    let sum = checksum(parts.iter().map(|p| (p.name.as_str(), p.shape.as_slice(), p.bytes.as_slice())));
     let metadata = [("format", FORMAT.to_owned()), ("crc32", sum), ("finished", finished.to_string())];
-    let metadata: HashMap<_, _> = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    let views: Result<Vec<_>, _> = parts
-        .iter()
-        .map(|(name, (dtype, shape, data))| TensorView::new(*dtype, shape.clone(), data).map(|view| (name, view)))
-        .collect();
-    let bytes = safetensors::serialize(views.map_err(|e| other(&e))?, Some(metadata)).map_err(|e| other(&e))?;
-    let part = path.with_extension("part");
-    let written = File::create(&part).and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()));
-    written.and_then(|()| fs::rename(&part, path)).map_err(io)?;
-    // The new name itself must reach the disk too. Not every system can open a folder; then it is written when it is.
-    if let Some(Ok(folder)) = path.parent().map(File::open) {
-        let _ = folder.sync_all();
-    }
-    Ok(())
+    let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    tensor_file::write(path, &parts, Some(metadata)).map_err(io)
 }
 
 /// Reads and checks a file.

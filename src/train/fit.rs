@@ -1,7 +1,8 @@
 //! The fit loop: retrains a final network.
 //!
 //! Takes a lowered network, data and a configuration; gives the trained model with its accuracy, writes one JSON line and a
-//! checkpoint an epoch, and goes on from such a checkpoint bit for bit. Reports the last epoch and the best one apart: a best epoch is picked on the test set and is not a result.
+//! checkpoint an epoch, and goes on from such a checkpoint bit for bit. Reports the last epoch and the best one apart: a best
+//! epoch is picked on the test set and is not a result.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -107,7 +108,7 @@ pub fn fit(
         lines: Lines::begin(None, String::new())?,
     };
     let mut state = State::default();
-    if let Some(run) = run.filter(|_| epochs > 0) {
+    if let Some(run) = run {
         let origin = Origin::new("build", config, data, run)?.fact("genotype", genotype.into());
         let (keeper, loaded) = Keeper::open::<State>(run, origin, epochs)?;
         fit.keeper = keeper;
@@ -154,7 +155,7 @@ struct Fit<'a> {
 }
 
 impl Fit<'_> {
-    /// The rest of the state's epoch, and its line in the log. `false` if the observer asked for an end before.
+    /// The rest of the state's epoch, and its line in the log. `false` if the observer asked for an end.
     fn epoch(&mut self, state: &mut State, observer: Observer) -> Result<bool, TrainError> {
         let config = self.config;
         let (epoch, epochs) = (state.epoch, config.epochs);
@@ -200,9 +201,7 @@ impl Fit<'_> {
             best_top1: state.best_top1,
             ..State::default()
         };
-        // An end that is asked for here has its checkpoint at the next step, which is as good.
-        tell(observer, Event::EpochEnd { epoch, line: line.to_string() });
-        Ok(true)
+        Ok(observer(Event::EpochEnd { epoch, line: line.to_string() }).is_continue())
     }
 
     /// One step of the weights; gives the loss.
@@ -214,7 +213,7 @@ impl Fit<'_> {
         let losses = pass.outputs.iter().map(|o| cross_entropy(o.clone(), &batch.labels, config.label_smoothing));
         let weighted = losses.zip([1.0, config.auxiliary_weight]).map(|(loss, weight)| loss * weight);
         let loss = weighted.reduce(|a, b| a + b).expect("a verified graph has an output");
-        let value = converging(download(loss.clone())?, self.classes)?;
+        let value = converging(download(loss.clone())?, self.classes, "the training loss")?;
         state.norms += self.sgd.step(&mut self.module, pass.gradients(&mut loss.backward()), lr)?;
         self.module.update_statistics(&pass);
         state.tally.add(value, &download(pass.outputs[0].clone())?, &batch.labels);

@@ -29,6 +29,7 @@ mod origin;
 pub mod progress;
 pub mod recipe;
 pub mod schedule;
+mod tensor_file;
 mod walk;
 pub mod weights;
 
@@ -62,7 +63,9 @@ pub enum TrainError {
         why: String,
     },
     /// The numbers left the range of float32.
-    #[error("training diverged: {what}; a smaller learning rate may help (`--set weights.lr=...`)")]
+    #[error(
+        "training diverged: {what}; a smaller learning rate may help (`--set weights.lr=...`, in a search arch.lr too)"
+    )]
     Diverged {
         /// What is no number.
         what: String,
@@ -135,17 +138,15 @@ pub fn finite(values: Vec<f32>, what: &str) -> Result<f64, TrainError> {
     }
 }
 
-/// The training loss of a batch, if it is still one of a network that learns: at most a hundred times that of guessing.
+/// The loss of a training pass, if it is still one of a network that learns: at most a hundred times that of guessing.
 ///
 /// # Errors
-/// [`TrainError::Diverged`].
-pub fn converging(values: Vec<f32>, classes: usize) -> Result<f64, TrainError> {
-    let loss = finite(values, "the training loss")?;
+/// [`TrainError::Diverged`] with the words `what`.
+pub fn converging(values: Vec<f32>, classes: usize, what: &str) -> Result<f64, TrainError> {
+    let loss = finite(values, what)?;
     let guessing = (classes.max(2) as f64).ln();
     if loss > 100.0 * guessing {
-        return Err(TrainError::Diverged {
-            what: format!("the training loss is {loss:.1}, guessing has {guessing:.1}"),
-        });
+        return Err(TrainError::Diverged { what: format!("{what} is {loss:.1}, guessing has {guessing:.1}") });
     }
     Ok(loss)
 }

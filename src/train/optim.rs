@@ -54,11 +54,8 @@ impl Sgd {
         for (id, param) in module.trainable() {
             let Some(gradient) = gradients[id.index()].clone() else { continue };
             let gradient = if factor < 1.0 { gradient * factor } else { gradient };
-            let gradient = gradient + param.clone() * self.weight_decay;
-            let buffer = match self.buffers[id.index()].take() {
-                Some(buffer) => buffer * self.momentum + gradient,
-                None => gradient,
-            };
+            let old = self.buffers[id.index()].take();
+            let buffer = self.direction(param, gradient, old);
             *param = param.clone() - buffer.clone() * lr;
             self.buffers[id.index()] = Some(buffer);
         }
@@ -71,14 +68,19 @@ impl Sgd {
     pub fn ahead(&self, module: &mut GraphModule, gradients: &[Option<Tensor<1>>], lr: f64) -> Vec<Tensor<1>> {
         let moved = |(id, param): (ParamId, &mut Tensor<1>)| {
             let Some(gradient) = gradients[id.index()].clone() else { return param.clone() };
-            let gradient = gradient + param.clone() * self.weight_decay;
-            let direction = match self.buffers.get(id.index()).cloned().flatten() {
-                Some(buffer) => buffer * self.momentum + gradient,
-                None => gradient,
-            };
+            let direction = self.direction(param, gradient, self.buffers.get(id.index()).cloned().flatten());
             param.clone() - direction * lr
         };
         module.trainable().map(moved).collect()
+    }
+
+    /// The momentum behind a gradient: what a step goes along.
+    fn direction(&self, param: &Tensor<1>, gradient: Tensor<1>, buffer: Option<Tensor<1>>) -> Tensor<1> {
+        let gradient = gradient + param.clone() * self.weight_decay;
+        match buffer {
+            Some(buffer) => buffer * self.momentum + gradient,
+            None => gradient,
+        }
     }
 }
 

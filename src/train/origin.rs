@@ -112,22 +112,14 @@ fn differences(key: &str, there: &Value, now: &Value) -> Vec<(String, String, St
         |v: &Value| serde_yaml::to_string(v).map_or_else(|_| format!("{v:?}"), |t| t.trim().replace('\n', ", "));
     match (there, now) {
         (Value::Mapping(there), Value::Mapping(now)) => {
-            let mut names: Vec<&Value> = there.keys().chain(now.keys()).collect();
-            names.dedup();
-            let mut seen: Vec<&Value> = Vec::new();
-            names.retain(|n| {
-                !seen.contains(n) && {
-                    seen.push(n);
-                    true
-                }
-            });
-            let below = |name: &&Value| {
+            let names = there.keys().chain(now.keys().filter(|name| !there.contains_key(*name)));
+            let below = |name: &Value| {
                 let name = name.as_str().unwrap_or_default();
                 let whole = if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
                 let value = |m: &serde_yaml::Mapping| m.get(name).cloned().unwrap_or(Value::Null);
                 differences(&whole, &value(there), &value(now))
             };
-            names.iter().flat_map(below).collect()
+            names.flat_map(below).collect()
         }
         (there, now) if there == now => Vec::new(),
         (there, now) => vec![(key.to_owned(), inline(there), inline(now))],

@@ -3,11 +3,12 @@
 //! Takes a file and a graph; gives [`Weights`] for it, or an error that names the tensor. Tensors of the auxiliary head may
 //! be missing or surplus (it exists in training only), and PyTorch's batch counters are skipped.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use super::tensor_file::{self, Part};
 use crate::ir::{Graph, Model, Tensor, Weights};
 
 /// Why a weights file cannot be used.
@@ -96,8 +97,8 @@ pub fn assign(model: &mut Model, tensors: BTreeMap<String, Tensor>, path: &Path)
 /// # Errors
 /// When the file cannot be written.
 pub fn write(path: &Path, graph: &Graph, weights: &Weights) -> Result<(), WeightsError> {
-    let named = graph.params.iter().zip(&weights.0).map(|(p, t)| (p.name.clone(), t.shape.clone(), bytes(&t.data)));
-    write_tensors(path, named.collect(), None)
+    let named = graph.params.iter().zip(&weights.0).map(|(p, t)| Part::floats(&p.name, &t.shape, &t.data));
+    write_parts(path, &named.collect::<Vec<_>>())
 }
 
 /// Writes images `[N, 3, H, W]` as a network takes them, their labels and the logits `[N, classes]` that it gave, atomically:
@@ -111,40 +112,17 @@ pub fn write_samples(
     labels: Option<&[i64]>,
     logits: &Tensor,
 ) -> Result<(), WeightsError> {
-    let float = |name: &str, t: &Tensor| (name.to_owned(), t.shape.clone(), bytes(&t.data));
-    let mut tensors = vec![float("images", images), float("logits", logits)];
+    let float = |name: &str, t: &Tensor| Part::floats(name, &t.shape, &t.data);
+    let mut parts = vec![float("images", images), float("logits", logits)];
     if let Some(labels) = labels {
-        let data = labels.iter().flat_map(|l| l.to_le_bytes()).collect();
-        tensors.push(("labels".into(), vec![labels.len()], data));
+        let bytes = labels.iter().flat_map(|l| l.to_le_bytes()).collect();
+        parts.push(Part { name: "labels".into(), dtype: Dtype::I64, shape: vec![labels.len()], bytes });
     }
-    write_tensors(path, tensors, None)
+    write_parts(path, &parts)
 }
 
-/// Writes named float32 (or, by their bytes, int64) tensors with string metadata, atomically.
-fn write_tensors(
-    path: &Path,
-    tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
-    metadata: Option<HashMap<String, String>>,
-) -> Result<(), WeightsError> {
-    let io = |source| WeightsError::Io { path: path.into(), source };
-    let views: Result<Vec<_>, _> = tensors
-        .iter()
-        .map(|(name, shape, data)| {
-            let elements: usize = shape.iter().product();
-            let dtype = if data.len() == 8 * elements && elements > 0 { Dtype::I64 } else { Dtype::F32 };
-            TensorView::new(dtype, shape.clone(), data).map(|view| (name.as_str(), view))
-        })
-        .collect();
-    let format = |e: safetensors::SafeTensorError| WeightsError::Format { path: path.into(), why: e.to_string() };
-    let file = safetensors::serialize(views.map_err(format)?, metadata).map_err(format)?;
-    let part = path.with_extension("part");
-    std::fs::write(&part, file).map_err(io)?;
-    std::fs::rename(&part, path).map_err(io)
-}
-
-/// Little-endian bytes of float32 values.
-fn bytes(data: &[f32]) -> Vec<u8> {
-    data.iter().flat_map(|x| x.to_le_bytes()).collect()
+fn write_parts(path: &Path, parts: &[Part]) -> Result<(), WeightsError> {
+    tensor_file::write(path, parts, None).map_err(|source| WeightsError::Io { path: path.into(), source })
 }
 
 fn host(view: &TensorView) -> Option<Tensor> {
