@@ -23,7 +23,7 @@ const ABSOLUTE: f64 = 1e-4;
 /// Relative to the norm of the tensor, for gradients.
 pub const RELATIVE: f64 = 1e-3;
 /// Passes with a parameter that differs in its last bits, at most.
-const NUDGES: usize = 12;
+const NUDGES: usize = 40;
 /// By how many units in the last place a parameter is changed then, at most.
 const LAST_BITS: f32 = 16.0;
 /// Relative to the larger of 1 and the value, for weights and running statistics after a step; for alpha and beta absolute.
