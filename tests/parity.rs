@@ -7,7 +7,6 @@ mod common;
 #[path = "parity/fixture.rs"]
 mod fixture;
 
-use idarts_compile::data::Batch;
 use idarts_compile::genotype::Genotype;
 use idarts_compile::lower::{Cells, Network, Stem, lower};
 use idarts_compile::search::adam::{AdamConstants, ArchAdam};
@@ -48,17 +47,17 @@ fn check_static(file: &str, stem: Stem, cells: usize, classes: usize, genotype: 
         Network { stem, channels: 8, cells, classes, image: [images.shape[2], images.shape[3]], auxiliary: true };
     let genotype = Genotype::shipped(genotype).expect("shipped");
     let model = fixture.model(lower(&network, Cells::Fixed(&genotype)).unwrap());
-    let module = GraphModule::new(&model, &device);
+    let mut module = GraphModule::new(&model, &device);
     let labels = fixture.labels("labels");
 
     let pass = module.forward(vec![fixture.images(&module, "images")], Mode::Eval).unwrap();
     fixture.close("eval/logits", download(pass.outputs[0].clone()).unwrap());
 
-    let shape: [usize; 4] = images.shape.as_slice().try_into().unwrap();
-    fixture.train_gradients(&model.graph, "images", 1.0, |images| {
+    fixture.train_gradients(&model.graph, &model.weights, 1.0, |weights| {
+        module.load(weights);
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let mode = Mode::Train { weights: true, drop_path: 0.0, rng: &mut rng };
-        let pass = module.forward(vec![module.images(images, shape)], mode).unwrap();
+        let pass = module.forward(vec![fixture.images(&module, "images")], mode).unwrap();
         fixture.close("train/logits", download(pass.outputs[0].clone()).unwrap());
         fixture.close("train/aux_logits", download(pass.outputs[1].clone()).unwrap());
         let loss = |i: usize| cross_entropy(pass.outputs[i].clone(), &labels, 0.0);
@@ -105,13 +104,16 @@ fn check_supernet(file: &str) {
     fixture.arch_after(&arch, &near_zero, arch_lr);
 
     let factor = fixture.clipped(config.weights.clip);
-    let (step, gradients) = fixture.train_gradients(net.module.graph(), "train/images", factor, |images| {
-        let step = net.step(Batch { images, ..fixture.batch("train") }, &arch, true).unwrap();
+    let (graph, weights) = (net.module.graph().clone(), net.module.weights().unwrap());
+    let (step, gradients) = fixture.train_gradients(&graph, &weights, factor, |weights| {
+        net.module.load(weights);
+        let step = net.step(fixture.batch("train"), &arch, true).unwrap();
         fixture.close("train/logits", step.logits.clone());
         fixture.close("train/loss", vec![step.loss_value as f32]);
         let gradients = step.pass.gradients(&mut step.loss.backward());
         (step, gradients)
     });
+    net.module.load(&weights);
     let settings = &config.weights;
     let mut sgd = Sgd::new(settings.momentum, settings.weight_decay, settings.clip);
     let norm = sgd.step(&mut net.module, gradients, weights_lr).unwrap();

@@ -67,6 +67,19 @@ fn node_cost(graph: &Graph, op: &Op, input: Option<ValueId>, output: ValueId) ->
         Op::Linear { weight, .. } => matrix(elements * graph.param(*weight).shape[1] as u64),
         Op::BatchNorm { .. } => NodeCost { macs: 0, mult_adds: 2 * elements },
         Op::Relu => NodeCost { macs: 0, mult_adds: elements },
+        Op::Separable { units } => {
+            let [_, h, w] = graph.shape(output).chw().unwrap_or_default();
+            let [_, ih, iw] = input.and_then(|v| graph.shape(v).chw()).unwrap_or_default();
+            let mut price = NodeCost::default();
+            for unit in units {
+                let [depthwise, pointwise] = [unit.depthwise, unit.pointwise].map(|id| graph.param(id));
+                let macs = (h * w * (depthwise.elements() + pointwise.elements())) as u64;
+                let rectified = ih * iw * depthwise.shape[0];
+                price.macs += macs;
+                price.mult_adds += macs + (rectified + 2 * h * w * pointwise.shape[0]) as u64;
+            }
+            price
+        }
         Op::MaxPool(_)
         | Op::AvgPool { .. }
         | Op::GlobalAvgPool
@@ -77,6 +90,7 @@ fn node_cost(graph: &Graph, op: &Op, input: Option<ValueId>, output: ValueId) ->
         | Op::Pad { .. }
         | Op::WeightedSum { .. }
         | Op::ChannelShuffle { .. }
+        | Op::Mix { .. }
         | Op::DropPath => NodeCost::default(),
     }
 }

@@ -27,7 +27,7 @@ mod verify;
 pub use build::Builder;
 pub use cost::{Cost, NodeCost, cost};
 pub use graph::{Graph, Node, NodeId, Output, Value, ValueId};
-pub use op::{Op, Range, Window};
+pub use op::{MixTerm, Op, Range, Unit, Window};
 pub use params::{Init, Param, ParamId, Role, Tensor, Weights};
 pub use shape::{Dim, Shape};
 pub use verify::{Model, Verified, verify};

@@ -76,6 +76,48 @@ pub struct Range {
     pub step: isize,
 }
 
+/// One unit of [`Op::Separable`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unit {
+    /// The first channel of the input that the unit reads; their number is that of the depthwise weights.
+    pub from: usize,
+    /// Window of the depthwise convolution.
+    pub window: Window,
+    /// `[C, 1, kH, kW]`.
+    pub depthwise: ParamId,
+    /// `[M, C, 1, 1]`.
+    pub pointwise: ParamId,
+    /// As in [`Op::BatchNorm`].
+    pub scale: Option<ParamId>,
+    /// As in [`Op::BatchNorm`].
+    pub shift: Option<ParamId>,
+    /// As in [`Op::BatchNorm`].
+    pub mean: ParamId,
+    /// As in [`Op::BatchNorm`].
+    pub var: ParamId,
+    /// As in [`Op::BatchNorm`].
+    pub epsilon: f32,
+}
+
+/// One summand of [`Op::Mix`]: channels `from..from + len` of a value go to the channels `to`, `to + step`, ...
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MixTerm {
+    /// Which input of the node.
+    pub input: usize,
+    /// The first channel taken.
+    pub from: usize,
+    /// How many.
+    pub len: usize,
+    /// Where the first one goes.
+    pub to: usize,
+    /// Distance of the channels in the result.
+    pub step: usize,
+    /// What it is multiplied by: an input of the node and an element of it, read flat, each.
+    pub weights: Vec<(usize, usize)>,
+    /// Whether samples of it are dropped, as by [`Op::DropPath`].
+    pub drop_path: bool,
+}
+
 /// One operation. Inputs are values; everything else is an attribute or a parameter.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
@@ -164,6 +206,20 @@ pub enum Op {
         /// Number of groups, a divisor of C.
         groups: usize,
     },
+    /// Separable units side by side, each a ReLU, a depthwise convolution, a pointwise convolution and a batch norm over some
+    /// channels of the one input; the results are concatenated along axis 1. Not an ONNX operator: training only.
+    Separable {
+        /// In the order of their results.
+        units: Vec<Unit>,
+    },
+    /// Channels gathered from several values and added up: `y[to + i * step] += weights * x[from + i]`. What slices, weighted
+    /// sums, concatenations, shuffles and drop paths of channels come to. Not an ONNX operator: training only.
+    Mix {
+        /// Channels of the result; one that no term names is zero.
+        channels: usize,
+        /// What is added up.
+        terms: Vec<MixTerm>,
+    },
     /// Drops whole samples of the value in training with the probability of the moment and scales the others by 1 / keep;
     /// the identity in evaluation.
     DropPath,
@@ -187,6 +243,8 @@ impl Op {
             Op::Pad { .. } => "pad",
             Op::WeightedSum { .. } => "weighted_sum",
             Op::ChannelShuffle { .. } => "channel_shuffle",
+            Op::Separable { .. } => "separable",
+            Op::Mix { .. } => "mix",
             Op::DropPath => "drop_path",
         }
     }
@@ -200,6 +258,7 @@ impl Op {
             Op::BatchNorm { scale, shift, mean, var, .. } => {
                 [*scale, *shift, Some(*mean), Some(*var)].into_iter().flatten().collect()
             }
+            Op::Separable { units } => units.iter().flat_map(Unit::params).collect(),
             Op::Relu
             | Op::MaxPool(_)
             | Op::AvgPool { .. }
@@ -211,6 +270,7 @@ impl Op {
             | Op::Pad { .. }
             | Op::WeightedSum { .. }
             | Op::ChannelShuffle { .. }
+            | Op::Mix { .. }
             | Op::DropPath => Vec::new(),
         }
     }
@@ -224,6 +284,7 @@ impl Op {
             Op::BatchNorm { scale, shift, mean, var, .. } => {
                 scale.as_mut().into_iter().chain(shift.as_mut()).chain([mean, var]).collect()
             }
+            Op::Separable { units } => units.iter_mut().flat_map(Unit::params_mut).collect(),
             Op::Relu
             | Op::MaxPool(_)
             | Op::AvgPool { .. }
@@ -235,6 +296,7 @@ impl Op {
             | Op::Pad { .. }
             | Op::WeightedSum { .. }
             | Op::ChannelShuffle { .. }
+            | Op::Mix { .. }
             | Op::DropPath => Vec::new(),
         }
     }
@@ -242,6 +304,18 @@ impl Op {
     /// A plain convolution without fused activations.
     pub fn conv(weight: ParamId, bias: Option<ParamId>, window: Window, groups: usize) -> Self {
         Op::Conv { weight, bias, window, groups, relu_in: false, relu_out: false }
+    }
+}
+
+impl Unit {
+    fn params(&self) -> impl Iterator<Item = ParamId> {
+        let norm = [self.scale, self.shift, Some(self.mean), Some(self.var)].into_iter().flatten();
+        [self.depthwise, self.pointwise].into_iter().chain(norm)
+    }
+
+    fn params_mut(&mut self) -> impl Iterator<Item = &mut ParamId> {
+        let Self { depthwise, pointwise, scale, shift, mean, var, .. } = self;
+        [depthwise, pointwise].into_iter().chain(scale).chain(shift).chain([mean, var])
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Graph, Op, ParamId, Range, Window};
+use super::{Graph, MixTerm, Op, ParamId, Range, Unit, Window};
 
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,9 +59,20 @@ fn attributes(graph: &Graph, op: &Op) -> String {
         Op::Pad { pads, value } => words.push(format!("{pads:?} with {value}")),
         Op::WeightedSum { indices } => words.push(format!("{indices:?}")),
         Op::ChannelShuffle { groups } => words.push(format!("groups {groups}")),
+        Op::Separable { units } => words.extend(units.iter().map(|u: &Unit| {
+            format!("from {} {} {} {}", u.from, param(&u.depthwise), window(&u.window), param(&u.pointwise))
+        })),
+        Op::Mix { terms, .. } => words.extend(terms.iter().map(mix_term)),
         Op::Relu | Op::GlobalAvgPool | Op::Add | Op::DropPath => {}
     }
     if words.is_empty() { String::new() } else { format!(" {{{}}}", words.join(", ")) }
+}
+
+fn mix_term(term: &MixTerm) -> String {
+    let MixTerm { input, from, len, to, step, weights, drop_path } = term;
+    let weights: String = weights.iter().map(|(input, element)| format!(" * {input}[{element}]")).collect();
+    let drop = if *drop_path { " dropped" } else { "" };
+    format!("{to} step {step}: {input}[{from}..{}]{weights}{drop}", from + len)
 }
 
 fn window(w: &Window) -> String {

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{IrError, Op, Param, ParamId, Range, Window};
+use super::{IrError, MixTerm, Op, Param, ParamId, Range, Unit, Window};
 
 /// One dimension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -138,6 +138,8 @@ pub(super) fn infer(node: &str, op: &Op, inputs: &[&Shape], params: &[Param]) ->
             Ok(out)
         }
         Op::WeightedSum { indices } => rule.weighted_sum(indices),
+        Op::Separable { units } => rule.separable(units),
+        Op::Mix { channels, terms } => rule.mix(*channels, terms),
         Op::ChannelShuffle { groups } => {
             let x = rule.one()?;
             let [c, _, _] = rule.chw(x)?;
@@ -290,5 +292,57 @@ impl Rule<'_> {
             return Err(self.error("all summands must have one shape".into()));
         }
         Ok((*first).clone())
+    }
+
+    fn separable(&self, units: &[Unit]) -> Result<Shape, IrError> {
+        let x = self.one()?;
+        let [c, h, w] = self.chw(x)?;
+        let (mut total, mut shape) = (0, None);
+        for unit in units {
+            let &[ins, ..] = self.params[unit.depthwise.index()].shape.as_slice() else {
+                return Err(self.error("the depthwise weight must be [C, 1, kH, kW]".into()));
+            };
+            let &[outs, ..] = self.params[unit.pointwise.index()].shape.as_slice() else {
+                return Err(self.error("the pointwise weight must be [M, C, 1, 1]".into()));
+            };
+            self.expect_param(unit.depthwise, &[ins, 1, unit.window.kernel[0], unit.window.kernel[1]])?;
+            self.expect_param(unit.pointwise, &[outs, ins, 1, 1])?;
+            for id in [unit.scale, unit.shift, Some(unit.mean), Some(unit.var)].into_iter().flatten() {
+                self.expect_param(id, &[outs])?;
+            }
+            if unit.from + ins > c || unit.window.ceil || unit.window.symmetric_padding().is_none() {
+                return Err(self.error(format!("{unit:?} does not fit the input")));
+            }
+            let of_unit = self.windowed(x, 0, [h, w], &unit.window)?;
+            if *shape.get_or_insert_with(|| of_unit.clone()) != of_unit {
+                return Err(self.error("all units must make planes of one size".into()));
+            }
+            total += outs;
+        }
+        let mut shape = shape.ok_or_else(|| self.error("there must be a unit".into()))?;
+        shape.0[1] = Dim::Fixed(total);
+        Ok(shape)
+    }
+
+    fn mix(&self, channels: usize, terms: &[MixTerm]) -> Result<Shape, IrError> {
+        let mut shape: Option<Shape> = None;
+        for term in terms {
+            let Some(x) = self.inputs.get(term.input) else { return Err(self.arity("as many as its terms name")) };
+            let [c, ..] = self.chw(x)?;
+            let last = (term.len > 0).then(|| term.to + (term.len - 1) * term.step);
+            if term.from + term.len > c || last.is_none_or(|last| last >= channels) || term.step == 0 {
+                return Err(self.error(format!("{term:?} does not fit")));
+            }
+            for &(input, element) in &term.weights {
+                let weights = self.inputs.get(input).filter(|w| !w.0.contains(&Dim::Batch) && element < w.elements());
+                weights.ok_or_else(|| self.error(format!("there is no weight {element} in input {input}")))?;
+            }
+            let mut of_term = (*x).clone();
+            of_term.0[1] = Dim::Fixed(channels);
+            if *shape.get_or_insert_with(|| of_term.clone()) != of_term {
+                return Err(self.error("all terms must have planes of one size".into()));
+            }
+        }
+        shape.ok_or_else(|| self.error("there must be a term".into()))
     }
 }

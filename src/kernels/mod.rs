@@ -20,6 +20,14 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
+/// What a training pass on the CPU is made of besides the operations below: CPU tensors in and out, gradients by hand.
+pub mod cpu {
+    pub use super::flex::{
+        buffer::{readable, vector},
+        combine, convolve_rectified, convolve_rectified_grads, norm, planes, separable,
+    };
+}
+
 use burn::{backend::Dispatch, tensor::Tensor};
 use ops::{KernelOps, Operands};
 

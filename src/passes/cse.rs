@@ -16,7 +16,7 @@ pub(super) fn run(model: &mut Model) -> usize {
         for input in &mut node.inputs {
             *input = same[input.index()];
         }
-        if matches!(node.op, Op::DropPath) {
+        if draws(&node.op) {
             continue;
         }
         // The Debug form of an op shows every attribute and parameter id, floats exactly.
@@ -35,6 +35,29 @@ pub(super) fn run(model: &mut Model) -> usize {
         output.value = same[output.value.index()];
     }
     rewrites
+}
+
+/// Whether the op draws anew each time.
+fn draws(op: &Op) -> bool {
+    match op {
+        Op::DropPath => true,
+        Op::Mix { terms, .. } => terms.iter().any(|term| term.drop_path),
+        Op::Conv { .. }
+        | Op::BatchNorm { .. }
+        | Op::Relu
+        | Op::MaxPool(_)
+        | Op::AvgPool { .. }
+        | Op::GlobalAvgPool
+        | Op::Flatten { .. }
+        | Op::Linear { .. }
+        | Op::Add
+        | Op::Concat { .. }
+        | Op::Slice { .. }
+        | Op::Pad { .. }
+        | Op::WeightedSum { .. }
+        | Op::ChannelShuffle { .. }
+        | Op::Separable { .. } => false,
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ mod dead_code;
 mod fold_bn;
 mod fuse_activations;
 mod merge_reduce;
+mod mix;
 pub mod plan;
+mod separable;
 mod strip_training;
 
 use crate::ir::{IrError, Model, Verified, verify};
@@ -55,8 +57,28 @@ pub const FUSE_ACTIVATIONS: Pass = Pass { name: "fuse-activations", run: fuse_ac
 /// Removes what no output needs.
 pub const DEAD_CODE: Pass = Pass { name: "dead-code", run: dead_code::run };
 
-/// For training: what several edges compute alike is computed once.
-pub const TRAINING: &[Pass] = &[CSE, DEAD_CODE];
+/// ReLU, depthwise, pointwise and batch norm become one unit.
+pub const SEPARABLE: Pass = Pass { name: "separable", run: separable::fuse };
+/// Units that read one value become one node.
+pub const BATCH_UNITS: Pass = Pass { name: "batch-units", run: separable::batch };
+/// Sums and moves of channels become one node.
+pub const MIX: Pass = Pass { name: "mix", run: mix::run };
+
+/// For training: what several edges compute alike is computed once, and what belongs together is one node.
+pub const TRAINING: &[Pass] = &[
+    // First: edges that read one value share its slice and pools, so that the later passes see who else reads a value.
+    CSE,
+    DEAD_CODE,
+    SEPARABLE,
+    // The second units of a primitive read what the first made, so all units must be there.
+    BATCH_UNITS,
+    // After the units have taken theirs: what reads a ReLU besides is a convolution.
+    FUSE_ACTIVATIONS,
+    // The slices that batching leaves behind are taken up by the sums that read them.
+    MIX,
+    CSE,
+    DEAD_CODE,
+];
 
 /// For export: the folded network of plain operators.
 pub const EXPORT: &[Pass] = &[

@@ -133,7 +133,9 @@ fn shares_memory(op: &Op) -> bool {
         | Op::Slice { .. }
         | Op::Pad { .. }
         | Op::WeightedSum { .. }
-        | Op::ChannelShuffle { .. } => false,
+        | Op::ChannelShuffle { .. }
+        | Op::Separable { .. }
+        | Op::Mix { .. } => false,
     }
 }
 

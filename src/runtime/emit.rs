@@ -104,6 +104,10 @@ impl Emitter<'_> {
                 })
                 .collect()),
             Op::ChannelShuffle { groups } => one(self.channel_shuffle(node, *groups)?),
+            Op::Separable { .. } | Op::Mix { .. } => {
+                let why = "it is made for training only (a bug in the compiler, please report it)".into();
+                Err(RuntimeError::Unsupported { node: node.name.clone(), op: node.op.name(), why })
+            }
         }
     }
 

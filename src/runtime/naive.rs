@@ -164,6 +164,7 @@ fn evaluate(model: &Model, op: &Op, xs: &[&Array]) -> Array {
             let per_group = x.shape[1] / groups;
             x.get(&[i[0], (i[1] % groups) * per_group + i[1] / groups, i[2], i[3]])
         }),
+        Op::Separable { .. } | Op::Mix { .. } => unreachable!("training only: no shader has it"),
         Op::DropPath => x.clone(),
     }
 }

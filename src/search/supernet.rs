@@ -37,7 +37,6 @@ pub struct Step {
     pub loss_value: f64,
     /// `[N, classes]`, on the host.
     pub logits: Vec<f32>,
-    arch: Vec<Tensor<1>>,
 }
 
 /// What a step of the architecture is made from.
@@ -118,7 +117,7 @@ impl Supernet {
             tensors = tensors.into_iter().map(|t| t.autodiff().require_grad()).collect();
         }
         let images = self.module.images(batch.images, [batch.len, 3, batch.height, batch.width]);
-        let inputs = std::iter::once(images).chain(tensors.iter().cloned().map(Value::Flat)).collect();
+        let inputs = std::iter::once(images).chain(tensors.into_iter().map(Value::Flat)).collect();
         // The supernet has no drop path, so nothing is drawn from this generator.
         let mut rng = crate::train::generator(0, "supernet", 0);
         let pass =
@@ -128,7 +127,7 @@ impl Supernet {
         let what =
             if wanted.weights && !wanted.arch { "the training loss" } else { "the loss in the architecture's step" };
         let loss_value = converging(download(loss.clone())?, logits.dims()[1], what)?;
-        Ok(Step { pass, loss, loss_value, logits: download(logits)?, arch: tensors })
+        Ok(Step { pass, loss, loss_value, logits: download(logits)? })
     }
 
     fn tensors(&self, arch: &Arch) -> Vec<Tensor<1>> {
@@ -153,12 +152,14 @@ impl Step {
     /// # Errors
     /// A device that fails.
     pub fn architecture_part(&self, arch: &Arch, gradients: &mut Gradients) -> Result<ArchValues, SearchError> {
+        // The images come first among the graph's inputs.
+        let inputs = self.pass.input_gradients(gradients).into_iter().skip(1);
         let mut gradient = ArchValues::zeros(arch.shape);
         let ArchValues { normal, reduce } = &mut gradient;
         let targets = [&mut normal.alpha, &mut reduce.alpha, &mut normal.beta, &mut reduce.beta];
-        for (target, tensor) in targets.into_iter().zip(&self.arch) {
+        for (target, values) in targets.into_iter().zip(inputs) {
             // A kind of cell that the network does not have leaves no gradient.
-            if let Some(values) = tensor.grad_remove(gradients) {
+            if let Some(values) = values {
                 *target = download(values)?;
             }
         }

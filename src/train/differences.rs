@@ -1,8 +1,9 @@
 //! Gradients of the trainable module against finite differences: every primitive with its strides, the stems, the
 //! factorised reduction, and whole searched cells with partial channels, mixing weights and odd sizes.
 //!
-//! The pieces go the way of every network: lowered, through the training passes, into a [`GraphModule`]. The slope along a
-//! random direction is compared with the gradient's component. Float32 and the kinks of ReLU and max pooling limit how
+//! The pieces go the way of every network: lowered, through the training passes, into a [`GraphModule`], and there by either
+//! walk: on burn's tape, which has gradients of the images too, and the CPU's own, whose gradients stop before the images. The
+//! slope along a random direction is compared with the gradient's component. Float32 and the kinks of ReLU and max pooling limit how
 //! well a slope is known: directions across a kink are drawn again, since the slopes to both sides of it differ.
 
 use burn::tensor::{Device, Tensor};
@@ -34,10 +35,18 @@ struct Piece {
     tensors: Vec<(String, Vec<f32>, bool)>,
     inputs: usize,
     mixture: Vec<Vec<f32>>,
+    way: Way,
+}
+
+/// Which of the module's two walks is looked at.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    Tape,
+    Host,
 }
 
 impl Piece {
-    fn new(graph: Graph) -> Self {
+    fn new(graph: Graph, way: Way) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let (model, _) = apply(TRAINING, verify(Model::initial(graph, 1)).unwrap()).unwrap();
         let graph = &model.graph;
@@ -47,7 +56,8 @@ impl Piece {
             let count = value.shape.with_batch(BATCH).iter().product();
             // Images away from zero, where ReLU has its kink; mixing weights of either sign, which a softmax does not give.
             let mut number = || rng.random_range(0.2f32..1.2) * if rng.random() { 1.0 } else { -1.0 };
-            tensors.push((value.name.clone(), (0..count).map(|_| number()).collect(), true));
+            let wanted = way == Way::Tape || value.shape.0[0] != Dim::Batch;
+            tensors.push((value.name.clone(), (0..count).map(|_| number()).collect(), wanted));
         }
         let inputs = tensors.len();
         for (param, weights) in graph.params.iter().zip(&model.weights.0) {
@@ -58,7 +68,7 @@ impl Piece {
         let outputs =
             graph.outputs.iter().map(|o| graph.value(o.value).shape.with_batch(BATCH).iter().product::<usize>());
         let mixture = outputs.map(|n| (0..n).map(|_| rng.random_range(-1.0f32..1.0)).collect()).collect();
-        Self { module: GraphModule::new(&model, &Device::flex()), tensors, inputs, mixture }
+        Self { module: GraphModule::new(&model, &Device::flex()), tensors, inputs, mixture, way }
     }
 
     /// The outputs, with the gradients of the loss if they are wanted.
@@ -85,7 +95,11 @@ impl Piece {
         let values = graph.inputs.iter().zip(&leaves).map(value).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let mode = Mode::Train { weights: gradients, drop_path: 0.0, rng: &mut rng };
-        let pass = self.module.forward(values, mode).unwrap();
+        let pass = match self.way {
+            Way::Tape => self.module.on_device(values, mode),
+            Way::Host => self.module.forward(values, mode),
+        };
+        let pass = pass.unwrap();
         let outputs: Vec<Vec<f32>> = pass.outputs.iter().map(|o| download(o.clone()).unwrap()).collect();
         let pairs = outputs.iter().flatten().zip(self.mixture.iter().flatten());
         let loss = pairs.map(|(y, m)| f64::from(*y) * f64::from(*m)).sum();
@@ -97,7 +111,10 @@ impl Piece {
             (output.clone() * upload(mixture, self.module.device()).autodiff().reshape([n, width])).sum()
         });
         let mut tape = terms.reduce(|a, b| a + b).unwrap().backward();
-        let of_inputs: Vec<_> = leaves.iter().map(|leaf| leaf.grad_remove(&mut tape)).collect();
+        // Those of images are no concern of the module.
+        let flat = pass.input_gradients(&mut tape);
+        let of_inputs: Vec<_> =
+            flat.into_iter().zip(&leaves).map(|(flat, leaf)| flat.or_else(|| leaf.grad_remove(&mut tape))).collect();
         let all = of_inputs.into_iter().chain(pass.gradients(&mut tape));
         (loss, all.map(|g| g.map(|g| download(g).unwrap())).collect())
     }
@@ -164,13 +181,14 @@ impl Piece {
     }
 }
 
-fn check(what: &str, graph: Graph) -> f64 {
-    let mut piece = Piece::new(graph);
-    let values = piece.values();
-    let (_, gradients) = piece.run(&values, true);
-    let worst = piece.compare(&gradients).unwrap_or_else(|why| panic!("{what}: {why}"));
-    println!("{what}: {} tensors, worst difference {worst:.1e} of the norm", piece.tensors.len());
-    worst
+fn check(what: &str, graph: Graph) {
+    for way in [Way::Tape, Way::Host] {
+        let mut piece = Piece::new(graph.clone(), way);
+        let values = piece.values();
+        let (_, gradients) = piece.run(&values, true);
+        let worst = piece.compare(&gradients).unwrap_or_else(|why| panic!("{what}, {way:?}: {why}"));
+        println!("{what}, {way:?}: {} tensors, worst difference {worst:.1e} of the norm", piece.tensors.len());
+    }
 }
 
 /// What `none` has no gradient through: it is left out of the graph.
@@ -226,19 +244,21 @@ fn gradients_of_searched_cells_are_slopes_for_inputs_weights_and_mixing_weights(
 #[test]
 fn the_weight_of_none_has_no_gradient() {
     let space = SearchSpace { nodes: 1, ..SearchSpace::pc_darts(2) };
-    let mut piece = Piece::new(searched_cell(&space, 4, [false, false], [4, 4]));
-    let values = piece.values();
-    let (_, gradients) = piece.run(&values, true);
-    let alphas = gradients[2].as_ref().unwrap();
-    assert_eq!(alphas.len(), 16);
-    for (i, g) in alphas.iter().enumerate() {
-        assert_eq!(*g == 0.0, i % 8 == 0, "entry {i}: {g}");
+    for way in [Way::Tape, Way::Host] {
+        let mut piece = Piece::new(searched_cell(&space, 4, [false, false], [4, 4]), way);
+        let values = piece.values();
+        let (_, gradients) = piece.run(&values, true);
+        let alphas = gradients[2].as_ref().unwrap();
+        assert_eq!(alphas.len(), 16);
+        for (i, g) in alphas.iter().enumerate() {
+            assert_eq!(*g == 0.0, i % 8 == 0, "{way:?}, entry {i}: {g}");
+        }
     }
 }
 
 #[test]
 fn a_wrong_gradient_is_found() {
-    let mut piece = Piece::new(primitive(Primitive::SepConv3x3, 2, false, 4, [6, 6]));
+    let mut piece = Piece::new(primitive(Primitive::SepConv3x3, 2, false, 4, [6, 6]), Way::Host);
     let values = piece.values();
     let (_, gradients) = piece.run(&values, true);
     piece.compare(&gradients).unwrap();

@@ -4,6 +4,7 @@
 //! checkpoint an epoch, and goes on from such a checkpoint bit for bit. Reports the last epoch and the best one apart: a best
 //! epoch is picked on the test set and is not a result.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use burn::tensor::Device;
@@ -21,7 +22,7 @@ use super::progress::{Event, Observer, tell};
 use super::schedule::drop_path;
 use super::{Lines, TrainError, augmentation, converging, generator};
 use crate::data::{Batch, Dataset, Loader};
-use crate::ir::{Model, Verified, verify};
+use crate::ir::{Model, Param, Tensor, Verified, Weights, verify};
 use crate::passes;
 
 /// What retraining ends with.
@@ -93,12 +94,12 @@ pub fn fit(
     run: Option<&Run>,
     observer: Observer,
 ) -> Result<Trained, TrainError> {
-    let (model, _) = passes::apply(passes::TRAINING, model)?;
+    let (compiled, _) = passes::apply(passes::TRAINING, model.clone())?;
     let [train, test] = loaders(data, config, &model)?;
     let epochs = config.epochs;
     let mut fit = Fit {
         config,
-        module: GraphModule::new(&model, device),
+        module: GraphModule::new(&compiled, device),
         sgd: Sgd::new(config.weights.momentum, config.weights.weight_decay, config.weights.clip),
         train,
         test,
@@ -136,8 +137,7 @@ pub fn fit(
         Some(last) => last,
         None => evaluate(&fit.module, &fit.test, &[], observer)?.ok_or_else(|| fit.keeper.interrupted(0))?,
     };
-    let weights = fit.module.weights()?;
-    let model = verify(Model { weights, ..model.into_inner() })?;
+    let model = verify(Model { weights: weights_for(&model, &fit.module)?, ..model.into_inner() })?;
     let best_top1 = state.best_top1.max(last.top1);
     Ok(Trained { model, last, best_top1, steps: state.steps, wall_s: fit.keeper.wall_s() })
 }
@@ -243,6 +243,16 @@ impl std::fmt::Display for EpochLine {
             self.images_per_s
         )
     }
+}
+
+/// The module's weights for the graph that it was compiled from: the passes keep the names of what they keep.
+fn weights_for(model: &Model, module: &GraphModule) -> Result<Weights, TrainError> {
+    let names = module.graph().params.iter().map(|param| param.name.as_str());
+    let mut trained: HashMap<&str, Tensor> = names.zip(module.weights()?.0).collect();
+    let all = model.graph.params.iter().zip(&model.weights.0);
+    let tensor =
+        |(param, start): (&Param, &Tensor)| trained.remove(param.name.as_str()).unwrap_or_else(|| start.clone());
+    Ok(Weights(all.map(tensor).collect()))
 }
 
 /// The loaders of training and test images for the network's input size.

@@ -18,6 +18,7 @@ mod differences;
 pub mod drop_path;
 pub mod evaluate;
 pub mod fit;
+mod host;
 pub mod keeper;
 mod log;
 pub mod loss;
@@ -29,6 +30,7 @@ pub mod progress;
 pub mod recipe;
 pub mod schedule;
 mod tensor_file;
+mod walk;
 pub mod weights;
 
 use std::path::PathBuf;

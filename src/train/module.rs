@@ -1,17 +1,19 @@
 //! The one trainable module: walks the IR on burn, for the supernet and for final networks alike.
 //!
 //! Takes a verified model and a device; gives logits for images. Training mode (batch statistics, drop path, a tape) and
-//! evaluation mode (running statistics, no tape) differ only here. Optimising is left to `optim`, losses to `loss`.
+//! evaluation mode (running statistics, no tape) differ only here. On the CPU the nodes are walked by `host`, on other devices
+//! by `walk`. Optimising is left to `optim`, losses to `loss`.
 //!
-//! Parameters are kept flat, one `Tensor<1>` each on the inner (tape-free) device, so that an optimiser needs no shapes; a
-//! tracked copy is made for each pass whose gradients are wanted.
+//! Parameters are kept flat, one `Tensor<1>` each on the inner (tape-free) device, so that an optimiser needs no shapes.
 
-use burn::tensor::{Device, Gradients, Tensor as Tensor_, TensorData, activation};
+use std::cell::RefCell;
+
+use burn::backend::{Flex, flex::FlexTensor};
+use burn::tensor::{Device, Gradients, Tensor as Tensor_, TensorData};
 use rand_chacha::ChaCha8Rng;
 
-use super::TrainError;
-use super::drop_path::keep_mask;
-use crate::ir::{Graph, Model, Node, Op, ParamId, Range, Tensor, ValueId, Verified, Weights, Window};
+use super::{TrainError, host, walk};
+use crate::ir::{Graph, Model, Node, ParamId, Tensor, Verified, Weights, Window};
 use crate::kernels;
 
 /// A burn tensor of one of the ranks that the IR's values have.
@@ -50,19 +52,29 @@ pub struct GraphModule {
 
 /// What a training pass leaves behind.
 pub struct Pass {
-    /// The graph outputs, in order, `[N, classes]`.
+    /// The graph outputs, in order, `[N, classes]`; in training they are tracked, for a loss.
     pub outputs: Vec<Tensor_<2>>,
-    tracked: Vec<Option<Tensor_<1>>>,
     statistics: Vec<Statistics>,
+    tape: RefCell<Tape>,
+}
+
+/// The way back from the outputs.
+enum Tape {
+    /// On burn's tape, with the leaves: parameters and inputs.
+    Burn { params: Vec<Option<Tensor_<1>>>, inputs: Vec<Option<Tensor_<1>>> },
+    /// On the CPU.
+    Host(Box<host::Tape>),
+    /// Used up: the gradients that have not been fetched yet.
+    Done { params: Vec<Option<Tensor_<1>>>, inputs: Vec<Option<Tensor_<1>>> },
 }
 
 /// The batch statistics of one batch norm.
-struct Statistics {
-    mean_id: ParamId,
-    var_id: ParamId,
-    mean: Tensor_<1>,
+pub(super) struct Statistics {
+    pub mean_id: ParamId,
+    pub var_id: ParamId,
+    pub mean: Tensor_<1>,
     /// Unbiased.
-    var: Tensor_<1>,
+    pub var: Tensor_<1>,
 }
 
 impl GraphModule {
@@ -120,38 +132,78 @@ impl GraphModule {
         Value::Image(Tensor_::from_data(TensorData::new(data, shape), &self.device))
     }
 
-    /// Runs the graph on `inputs` (in the order of [`Graph::inputs`]).
+    /// Runs the graph on `inputs` (in the order of [`Graph::inputs`]). In training, flat inputs that require gradients get them.
     ///
     /// # Errors
     /// When an input or a window has a form that the back end does not have.
-    pub fn forward(&self, inputs: Vec<Value>, mut mode: Mode) -> Result<Pass, TrainError> {
+    pub fn forward(&self, inputs: Vec<Value>, mode: Mode) -> Result<Pass, TrainError> {
+        match self.host_params() {
+            Some(params) => self.on_host(&params, inputs, mode),
+            None => self.on_device(inputs, mode),
+        }
+    }
+
+    /// On burn's operations and tape.
+    ///
+    /// # Errors
+    /// As [`GraphModule::forward`].
+    pub fn on_device(&self, inputs: Vec<Value>, mut mode: Mode) -> Result<Pass, TrainError> {
         let (train, with_weights) = match &mode {
             Mode::Train { weights, .. } => (true, *weights),
             Mode::Eval => (false, false),
         };
-        let tracked: Vec<Option<Tensor_<1>>> = self
-            .graph
-            .params
+        let trainable = self.graph.params.iter().map(|p| with_weights && p.role.is_trainable());
+        let leaf = |t: &Tensor_<1>| t.clone().without_autodiff().autodiff().require_grad();
+        let params: Vec<_> = trainable.zip(&self.params).map(|(wanted, t)| wanted.then(|| leaf(t))).collect();
+        let tracked: Vec<_> = inputs
             .iter()
-            .zip(&self.params)
-            .map(|(p, t)| (with_weights && p.role.is_trainable()).then(|| t.clone().autodiff().require_grad()))
+            .map(|input| match input {
+                Value::Flat(t) if train && t.is_require_grad() => Some(leaf(t)),
+                _ => None,
+            })
             .collect();
-        let mut walk = Walk { module: self, tracked: &tracked, train, statistics: Vec::new() };
-        let mut values: Vec<Option<Value>> = vec![None; self.graph.values.len()];
-        for (id, value) in self.graph.inputs.iter().zip(inputs) {
-            values[id.index()] = Some(value.on_tape(train));
-        }
-        for (i, node) in self.graph.nodes.iter().enumerate() {
-            let inputs: Vec<Value> =
-                node.inputs.iter().map(|v| self.read(&mut values, *v, i, node)).collect::<Result<_, TrainError>>()?;
-            values[node.output.index()] = Some(walk.node(node, inputs, &mut mode)?);
-        }
-        let statistics = walk.statistics;
-        let outputs = self.graph.outputs.iter().map(|o| match values[o.value.index()].clone() {
-            Some(Value::Rows(rows)) => Ok(rows),
-            _ => Err(TrainError::Unsupported { node: o.name.clone(), why: "an output must be [N, classes]".into() }),
+        let on_tape = |(value, leaf): (Value, &Option<Tensor_<1>>)| match leaf {
+            Some(leaf) => Value::Flat(leaf.clone()),
+            None => value.on_tape(train),
+        };
+        let inputs = inputs.into_iter().zip(&tracked).map(on_tape).collect();
+        let context =
+            walk::Context { graph: &self.graph, device: &self.device, params: &self.params, tracked: &params, train };
+        let (outputs, statistics) = walk::forward(&context, &self.last_use, inputs, &mut mode)?;
+        Ok(Pass { outputs, statistics, tape: RefCell::new(Tape::Burn { params, inputs: tracked }) })
+    }
+
+    /// On the CPU.
+    fn on_host(&self, params: &[FlexTensor], inputs: Vec<Value>, mode: Mode) -> Result<Pass, TrainError> {
+        let mut unused = super::generator(0, "evaluation", 0);
+        let (train, weights, drop_path, rng) = match mode {
+            Mode::Train { weights, drop_path, rng } => (true, weights, drop_path, rng),
+            Mode::Eval => (false, false, 0.0, &mut unused),
+        };
+        let wanted: Vec<bool> =
+            inputs.iter().map(|v| matches!(v, Value::Flat(t) if train && t.is_require_grad())).collect();
+        let pass = host::Pass { graph: &self.graph, params, train, weights, wanted: &wanted, drop_path };
+        let inputs = inputs.into_iter().map(Value::on_host).collect::<Result<_, _>>()?;
+        let host::Done { outputs, statistics, tape } = host::forward(&pass, inputs, rng)?;
+        let output = |rows: FlexTensor| {
+            let [n, classes, ..] = rows.layout().shape().dims::<4>();
+            let rows = Tensor_::<4>::from_primitive::<Flex>(rows).reshape([n, classes]);
+            if train { rows.autodiff().require_grad() } else { rows }
+        };
+        let statistics = statistics.into_iter().map(|s| {
+            let vector = |values: Vec<f32>| upload(&values, &self.device);
+            Statistics { mean_id: s.mean_id, var_id: s.var_id, mean: vector(s.mean), var: vector(s.var) }
         });
-        Ok(Pass { outputs: outputs.collect::<Result<_, _>>()?, tracked, statistics })
+        Ok(Pass {
+            outputs: outputs.into_iter().map(output).collect(),
+            statistics: statistics.collect(),
+            tape: RefCell::new(Tape::Host(Box::new(tape))),
+        })
+    }
+
+    /// The parameters as CPU tensors, if that is where they are.
+    fn host_params(&self) -> Option<Vec<FlexTensor>> {
+        self.params.iter().map(|t| t.clone().try_into_primitive::<Flex>().ok()).collect()
     }
 
     /// Moves the running statistics a tenth of the way to those of the batch (PyTorch's momentum 0.1, unbiased variance).
@@ -163,25 +215,41 @@ impl GraphModule {
             }
         }
     }
-
-    fn read(&self, values: &mut [Option<Value>], id: ValueId, at: usize, node: &Node) -> Result<Value, TrainError> {
-        let slot = &mut values[id.index()];
-        // The last reader takes the value, which frees its memory as soon as nothing on the tape holds it. A node that
-        // reads one value twice must not take it the first time.
-        let last = self.last_use[id.index()] == at && node.inputs.iter().filter(|v| **v == id).count() == 1;
-        let value = if last { slot.take() } else { slot.clone() };
-        value.ok_or_else(|| TrainError::Unsupported {
-            node: node.name.clone(),
-            why: format!("the input `{}` was not given", self.graph.value(id).name),
-        })
-    }
 }
 
 impl Pass {
-    /// Gradients of the trainable parameters, flat, on the inner device; `None` for parameters that the loss does not
-    /// depend on or that were not tracked.
+    /// Gradients of the trainable parameters, flat, on the inner device, from those of a loss of the outputs; `None` for
+    /// parameters that the loss does not depend on or that were not tracked.
     pub fn gradients(&self, gradients: &mut Gradients) -> Vec<Option<Tensor_<1>>> {
-        self.tracked.iter().map(|t| t.as_ref().and_then(|t| t.grad_remove(gradients))).collect()
+        self.backward(gradients);
+        match &mut *self.tape.borrow_mut() {
+            Tape::Done { params, .. } => std::mem::take(params),
+            Tape::Burn { .. } | Tape::Host(_) => Vec::new(),
+        }
+    }
+
+    /// The same of the graph inputs.
+    pub fn input_gradients(&self, gradients: &mut Gradients) -> Vec<Option<Tensor_<1>>> {
+        self.backward(gradients);
+        match &mut *self.tape.borrow_mut() {
+            Tape::Done { inputs, .. } => std::mem::take(inputs),
+            Tape::Burn { .. } | Tape::Host(_) => Vec::new(),
+        }
+    }
+
+    fn backward(&self, gradients: &mut Gradients) {
+        let used = Tape::Done { params: Vec::new(), inputs: Vec::new() };
+        let (params, inputs) = match self.tape.replace(used) {
+            Tape::Burn { params, inputs } => {
+                let mut fetch = |leaves: Vec<Option<Tensor_<1>>>| {
+                    leaves.into_iter().map(|t| t.and_then(|t| t.grad_remove(gradients))).collect()
+                };
+                (fetch(params), fetch(inputs))
+            }
+            Tape::Host(tape) => tape.gradients(&self.outputs, gradients).into(),
+            Tape::Done { params, inputs } => (params, inputs),
+        };
+        self.tape.replace(Tape::Done { params, inputs });
     }
 }
 
@@ -193,6 +261,21 @@ impl Value {
             Value::Flat(t) if train => Value::Flat(t.autodiff()),
             other => other,
         }
+    }
+
+    fn on_host(self) -> Result<host::Input, TrainError> {
+        let elsewhere = |_| TrainError::Device { why: "an input is not where the parameters are".into() };
+        Ok(match self {
+            Value::Image(t) => {
+                host::Input::Image(t.without_autodiff().try_into_primitive::<Flex>().map_err(elsewhere)?)
+            }
+            Value::Rows(t) => {
+                let [n, c] = t.dims();
+                let image: Tensor_<4> = t.without_autodiff().reshape([n, c, 1, 1]);
+                host::Input::Image(image.try_into_primitive::<Flex>().map_err(elsewhere)?)
+            }
+            Value::Flat(t) => host::Input::Flat(download(t.without_autodiff())?),
+        })
     }
 }
 
@@ -211,177 +294,12 @@ pub fn download<const D: usize>(tensor: Tensor_<D>) -> Result<Vec<f32>, TrainErr
         .map_err(|e| TrainError::Device { why: format!("reading a tensor back failed: {e}") })
 }
 
-/// One pass over the nodes.
-struct Walk<'a> {
-    module: &'a GraphModule,
-    tracked: &'a [Option<Tensor_<1>>],
-    train: bool,
-    statistics: Vec<Statistics>,
-}
-
-impl Walk<'_> {
-    fn param(&self, id: ParamId) -> Tensor_<1> {
-        let plain = || {
-            let tensor = self.module.params[id.index()].clone();
-            if self.train { tensor.autodiff() } else { tensor }
-        };
-        self.tracked[id.index()].clone().unwrap_or_else(plain)
-    }
-
-    fn shaped<const D: usize>(&self, id: ParamId) -> Tensor_<D> {
-        let shape = &self.module.graph.param(id).shape;
-        let dims: [usize; D] = shape.as_slice().try_into().expect("the verifier checked the rank of the parameter");
-        self.param(id).reshape(dims)
-    }
-
-    fn node(&mut self, node: &Node, inputs: Vec<Value>, mode: &mut Mode) -> Result<Value, TrainError> {
-        let unsupported = |why: &str| TrainError::Unsupported { node: node.name.clone(), why: why.into() };
-        let mut inputs = inputs.into_iter();
-        let mut next = || inputs.next().ok_or_else(|| unsupported("an input is missing"));
-        Ok(match &node.op {
-            Op::Conv { weight, bias, window, groups, relu_in, relu_out } => {
-                let mut x = image(next()?, node)?;
-                if *relu_in {
-                    x = kernels::relu(x);
-                }
-                let bias = bias.map(|b| self.param(b));
-                let y = kernels::conv2d(x, self.shaped::<4>(*weight), bias, kernel_window(window, node)?, *groups);
-                Value::Image(if *relu_out { kernels::relu(y) } else { y })
-            }
-            Op::BatchNorm { scale, shift, mean, var, epsilon } => {
-                let x = image(next()?, node)?;
-                let (scale, shift) = (scale.map(|s| self.param(s)), shift.map(|s| self.param(s)));
-                if self.train {
-                    let [n, _, h, w] = x.dims();
-                    let count = (n * h * w) as f32;
-                    let out = kernels::batch_norm_train(x, scale, shift, *epsilon);
-                    // PyTorch keeps the unbiased variance; of a single value there is none, so the biased one stays.
-                    let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
-                    let (batch_mean, batch_var) = (out.mean.without_autodiff(), out.var.without_autodiff() * unbiased);
-                    self.statistics.push(Statistics { mean_id: *mean, var_id: *var, mean: batch_mean, var: batch_var });
-                    Value::Image(out.y)
-                } else {
-                    let (mean, var) = (self.param(*mean), self.param(*var));
-                    Value::Image(kernels::batch_norm_eval(x, scale, shift, mean, var, *epsilon))
-                }
-            }
-            Op::Relu => match next()? {
-                Value::Image(x) => Value::Image(kernels::relu(x)),
-                Value::Rows(x) => Value::Rows(activation::relu(x)),
-                Value::Flat(x) => Value::Flat(activation::relu(x)),
-            },
-            Op::MaxPool(window) => {
-                let x = image(next()?, node)?;
-                let (x, window) = whole_windows(x, window, f32::MIN);
-                Value::Image(kernels::max_pool2d(x, kernel_window(&window, node)?))
-            }
-            Op::AvgPool { window, count_include_pad } => {
-                if window.ceil {
-                    return Err(unsupported("average pooling with ceil mode cannot be trained"));
-                }
-                let window = kernel_window(window, node)?;
-                Value::Image(kernels::avg_pool2d(image(next()?, node)?, window, *count_include_pad))
-            }
-            Op::GlobalAvgPool => Value::Image(image(next()?, node)?.mean_dims(&[2, 3])),
-            Op::Flatten { axis } => {
-                let x = image(next()?, node)?;
-                let dims = x.dims();
-                let rows: usize = dims[..*axis].iter().product();
-                let columns: usize = dims[*axis..].iter().product();
-                Value::Rows(x.reshape([rows, columns]))
-            }
-            Op::Linear { weight, bias } => {
-                let Value::Rows(x) = next()? else { return Err(unsupported("the input must be [N, I]")) };
-                // As a 1x1 convolution of one pixel: burn's matrix product is wrong on SwiftShader (it gives zeros), its
-                // convolutions are right there, and the layer is small.
-                let [n, inner] = x.dims();
-                let weight = self.param(*weight);
-                let outer = weight.dims()[0] / inner.max(1);
-                let (x, weight) = (x.reshape([n, inner, 1, 1]), weight.reshape([outer, inner, 1, 1]));
-                let pixel = kernels::Window { kernel: [1, 1], stride: [1, 1], padding: [0, 0], dilation: [1, 1] };
-                let y = kernels::conv2d(x, weight, bias.map(|b| self.param(b)), pixel, 1);
-                Value::Rows(y.reshape([n, outer]))
-            }
-            Op::Add => match (next()?, next()?) {
-                (Value::Image(a), Value::Image(b)) => Value::Image(a + b),
-                (Value::Rows(a), Value::Rows(b)) => Value::Rows(a + b),
-                _ => return Err(unsupported("the inputs must both be images or both be rows")),
-            },
-            Op::Concat { axis } => {
-                let all: Vec<Tensor_<4>> = inputs.map(|v| image(v, node)).collect::<Result<_, _>>()?;
-                Value::Image(if *axis == 1 { kernels::concat_channels(all) } else { Tensor_::cat(all, *axis) })
-            }
-            Op::Slice { ranges } => Value::Image(slice(image(next()?, node)?, ranges, node)?),
-            Op::Pad { pads, value } => {
-                let x = image(next()?, node)?;
-                let &[[0, 0], [0, 0], [t, b], [l, r]] = pads.as_slice() else {
-                    return Err(unsupported("only height and width can be padded in training"));
-                };
-                Value::Image(x.pad((l, r, t, b), burn::tensor::ops::PadMode::Constant(*value)))
-            }
-            Op::WeightedSum { indices } => {
-                let Value::Flat(weights) = next()? else { return Err(unsupported("the weights must be flat")) };
-                let xs = inputs.map(|v| image(v, node)).collect::<Result<_, _>>()?;
-                Value::Image(kernels::weighted_sum(weights, indices, xs))
-            }
-            Op::ChannelShuffle { groups } => Value::Image(kernels::channel_shuffle(image(next()?, node)?, *groups)),
-            Op::DropPath => match (next()?, mode) {
-                (Value::Image(x), Mode::Train { drop_path, rng, .. }) if *drop_path > 0.0 => {
-                    let mask = keep_mask(x.dims()[0], *drop_path, rng);
-                    let n = mask.len();
-                    let mask = Tensor_::<4>::from_data(TensorData::new(mask, [n, 1, 1, 1]), &self.module.device);
-                    Value::Image(x * mask.autodiff())
-                }
-                (value, _) => value,
-            },
-        })
-    }
-}
-
-fn image(value: Value, node: &Node) -> Result<Tensor_<4>, TrainError> {
-    match value {
-        Value::Image(x) => Ok(x),
-        _ => Err(TrainError::Unsupported { node: node.name.clone(), why: "the input must be [N, C, H, W]".into() }),
-    }
-}
-
 /// The window without ceil mode, whose padding must be symmetric.
-fn kernel_window(window: &Window, node: &Node) -> Result<kernels::Window, TrainError> {
+pub(super) fn kernel_window(window: &Window, node: &Node) -> Result<kernels::Window, TrainError> {
     let Some(padding) = window.symmetric_padding() else {
         let why = format!("padding {:?} is not symmetric; only symmetric padding can be trained", window.padding);
         return Err(TrainError::Unsupported { node: node.name.clone(), why });
     };
     let Window { kernel, stride, dilation, .. } = *window;
     Ok(kernels::Window { kernel, stride, padding, dilation })
-}
-
-/// Turns ceil mode into padding behind the image with `fill`, where a last window is only partly covered.
-fn whole_windows(x: Tensor_<4>, window: &Window, fill: f32) -> (Tensor_<4>, Window) {
-    let [_, _, h, w] = x.dims();
-    let missing = |size: usize, axis: usize| {
-        let outputs = window.output(size, axis).unwrap_or(1);
-        let needed = (outputs - 1) * window.stride[axis] + window.extent(axis);
-        needed.saturating_sub(size + window.padding[axis] + window.padding[axis + 2])
-    };
-    let (down, right) = if window.ceil { (missing(h, 0), missing(w, 1)) } else { (0, 0) };
-    let window = Window { ceil: false, ..*window };
-    if down + right == 0 {
-        return (x, window);
-    }
-    (x.pad((0, right, 0, down), burn::tensor::ops::PadMode::Constant(fill)), window)
-}
-
-fn slice(x: Tensor_<4>, ranges: &[Range], node: &Node) -> Result<Tensor_<4>, TrainError> {
-    let mut x = x;
-    for r in ranges {
-        if r.step != 1 {
-            let why = format!("a slice with step {} cannot be trained", r.step);
-            return Err(TrainError::Unsupported { node: node.name.clone(), why });
-        }
-        x = match r.axis {
-            1 => kernels::slice_channels(x, r.start, r.len),
-            axis => x.narrow(axis, r.start, r.len),
-        };
-    }
-    Ok(x)
 }

@@ -22,8 +22,10 @@ use safetensors::SafeTensors;
 const ABSOLUTE: f64 = 1e-4;
 /// Relative to the norm of the tensor, for gradients.
 pub const RELATIVE: f64 = 1e-3;
-/// Passes on images that differ in the last bit, at most.
-const NUDGES: usize = 12;
+/// Passes with a parameter that differs in its last bits, at most.
+const NUDGES: usize = 40;
+/// By how many units in the last place a parameter is changed then, at most.
+const LAST_BITS: f32 = 16.0;
 /// Relative to the larger of 1 and the value, for weights and running statistics after a step; for alpha and beta absolute.
 const AFTER_STEP: f64 = 1e-5;
 
@@ -270,35 +272,43 @@ impl Fixture {
         norm(&mut want.iter().zip(got).map(|(&a, &b)| f64::from(a) - f64::from(b))) / size.max(1e-12)
     }
 
-    /// What `pass` gives for the images called `images`, with its gradients, which agree with the fixture's multiplied with
-    /// 1 / `factor`.
+    /// What `pass` gives with `weights`, with its gradients, which agree with the fixture's multiplied with 1 / `factor`.
     ///
     /// Where the input of a ReLU is nearer to zero than float32 tells, it is chance on which side of the kink an
-    /// implementation stands, and the gradients of the layers before it differ by more than rounding. So where a gradient
-    /// does not agree at once, the same pass on images that differ in the last bit may show that such a kink is all that
-    /// there is: all gradients of one of the passes must agree.
+    /// implementation stands, and the gradients of the layers around it differ by more than rounding. In `supernet` that is
+    /// element 292 of the input of the second ReLU of `cells.3._ops.4._ops.4`: 3.0e-7 in float64, -3.8e-8 in PyTorch's
+    /// float32, and float64 itself then differs from the file in 16 of 1,399 gradients by 2.3e-2 at most. So where a gradient
+    /// does not agree at once, the same pass with the last bits of one parameter changed, that of the worst difference, may
+    /// show that such a kink is all that there is: all gradients of one of the passes must agree.
     pub fn train_gradients<T>(
         &self,
         graph: &Graph,
-        images: &str,
+        weights: &Weights,
         factor: f64,
-        mut pass: impl FnMut(Vec<f32>) -> (T, Vec<Option<Tensor<1>>>),
+        mut pass: impl FnMut(&Weights) -> (T, Vec<Option<Tensor<1>>>),
     ) -> (T, Vec<Option<Tensor<1>>>) {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let mut complaints = Vec::new();
+        let mut suspect = None;
         for nudges in 0..=NUDGES {
-            let mut data = self.tensors[images].data.clone();
-            if nudges > 0 {
-                data.iter_mut().for_each(|x| *x *= 1.0 + f32::EPSILON * rng.random_range(-1.0f32..=1.0).round());
+            let mut weights = weights.clone();
+            if let Some(suspect) = &suspect {
+                let index = graph.params.iter().position(|p| p.alias.as_ref() == Some(suspect)).unwrap();
+                for x in &mut weights.0[index].data {
+                    *x *= 1.0 + f32::EPSILON * rng.random_range(-LAST_BITS..=LAST_BITS).round();
+                }
             }
-            let (result, gradients) = pass(data);
+            let (result, gradients) = pass(&weights);
             let (worst, beyond) = self.weight_gradients(graph, &gradients, factor);
             let count = beyond.len();
-            println!("train/grad/: {worst}, relative to the norm; {count} beyond {RELATIVE:.0e}; {nudges} nudges");
+            println!(
+                "train/grad/: {worst}, relative to the norm; {count} beyond {RELATIVE:.0e}; {nudges} nudges of {suspect:?}"
+            );
             if beyond.is_empty() {
                 return (result, gradients);
             }
             complaints.push(format!("{worst}; {count} beyond, the last is {}", beyond[count - 1]));
+            suspect.get_or_insert(worst.name);
         }
         panic!("train/grad/: {complaints:#?}");
     }

@@ -85,7 +85,7 @@ fn averages_of<'a, S: Simd>(
     let pixels = reciprocals.len();
     for ((_, plane), out) in x.walk(planes).zip(out.chunks_exact_mut(pixels)) {
         let source = place(plan.padded, plane, scratch);
-        conv::outputs::<S>(plan, source, &ones, None, sums, pixels);
+        conv::outputs(plan, source, &ones, None, sums, pixels);
         map([&*sums, reciprocals], out, |[sum, reciprocal]: [Vector<S, f32>; 2]| sum * reciprocal);
     }
 }
@@ -107,6 +107,6 @@ fn average_grads_of<'a, S: Simd>(
         map([plane, reciprocals], scaled, |[g, reciprocal]: [Vector<S, f32>; 2]| g * reciprocal);
         let source = place(plan.padded, scaled, scratch);
         let weights = plan.classes.iter().map(|class| &ones[..class.taps.offsets().len()]);
-        conv::inputs::<S>(plan, source, weights, spread, out, pixels);
+        conv::inputs(plan, source, weights, spread, out, pixels);
     }
 }

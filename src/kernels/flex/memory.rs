@@ -20,8 +20,8 @@ use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProper
 /// Floats from which a buffer is worth keeping: several pages.
 const WORTHWHILE: usize = 1 << 12;
 
-/// Floats that may lie idle besides half of those in use.
-const IDLE: usize = 1 << 24;
+/// Floats that may be kept beyond the most that were in use at once.
+const IDLE: usize = 1 << 22;
 
 static MEMORY: LazyLock<Mutex<Memory>> = LazyLock::new(Mutex::default);
 
@@ -53,6 +53,8 @@ struct Memory {
     idle: HashMap<usize, Shelf>,
     idle_floats: usize,
     used_floats: usize,
+    /// The most that were in use at once, of late.
+    most_used: usize,
     clock: u64,
 }
 
@@ -137,6 +139,7 @@ impl Memory {
     fn take(&mut self, len: usize) -> Option<Vec<f32>> {
         self.clock += 1;
         self.used_floats += len;
+        self.most_used = self.most_used.max(self.used_floats);
         let shelf = self.idle.entry(len).or_default();
         shelf.asked = self.clock;
         let found = shelf.buffers.pop();
@@ -153,10 +156,10 @@ impl Memory {
         self.idle.entry(len).or_default().buffers.push(buffer);
     }
 
-    /// Before new memory is made, gives up old sizes beyond what may lie idle: a change of batch size must not double the
-    /// memory.
+    /// Before new memory is made, gives up old sizes beyond the most that was ever needed: a change of batch size must not
+    /// double the memory. What a step used is otherwise kept for the next one, which asks for the same sizes again.
     fn clear_up(&mut self) {
-        while self.idle_floats > IDLE + self.used_floats / 2 {
+        while self.idle_floats > 0 && self.idle_floats + self.used_floats > IDLE + self.most_used {
             let shelves = self.idle.iter_mut().filter(|(_, shelf)| !shelf.buffers.is_empty());
             let Some((len, shelf)) = shelves.min_by_key(|(_, shelf)| shelf.asked) else {
                 return;
@@ -209,17 +212,18 @@ mod tests {
     #[test]
     fn sizes_no_longer_asked_for_are_given_up() {
         let mut memory = Memory::default();
-        let len = IDLE / 4;
+        let len = IDLE;
         for _ in 0..6 {
             memory.take(len);
         }
         for _ in 0..6 {
             memory.give_back(len, Vec::new());
         }
-        memory.take(len + 1);
-        assert!(memory.idle_floats <= IDLE + memory.used_floats / 2);
-        assert_eq!(memory.idle_floats, 4 * len);
-        assert_eq!(memory.idle[&len].buffers.len(), 4);
+        for _ in 0..3 {
+            memory.take(len + 1);
+        }
+        assert!(memory.idle_floats + memory.used_floats <= IDLE + memory.most_used);
+        assert_eq!(memory.idle[&len].buffers.len(), 3);
     }
 
     #[test]

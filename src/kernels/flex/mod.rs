@@ -4,12 +4,15 @@
 //! normalisation, [`max_pool`] and [`avg_pool`], [`pixels`] the rest. [`buffer`], [`memory`] and [`simd`] are what they stand
 //! on. The few shapes the kernels are not made for go to the portable bodies.
 mod avg_pool;
-mod buffer;
+pub mod buffer;
+pub mod combine;
 mod conv;
 mod max_pool;
-mod memory;
-mod norm;
+pub mod memory;
+pub mod norm;
 mod pixels;
+pub mod planes;
+pub mod separable;
 mod simd;
 
 use burn::backend::{Flex, flex::FlexTensor};
@@ -20,10 +23,42 @@ use super::{
     portable,
 };
 
+/// The convolution of the positive part of `x`.
+pub fn convolve_rectified(
+    x: FlexTensor,
+    w: FlexTensor,
+    bias: Operands<Flex>,
+    window: Window,
+    groups: usize,
+) -> FlexTensor {
+    match conv::suits(&x, &w, window) {
+        true => conv::forward(x, w, bias.single(), window, groups, true),
+        false => portable::convolve::<Flex>(pixels::relu(x), w, bias, window, groups),
+    }
+}
+
+/// Gradients of [`convolve_rectified`].
+pub fn convolve_rectified_grads(
+    x: FlexTensor,
+    w: FlexTensor,
+    g: FlexTensor,
+    window: Window,
+    groups: usize,
+    wanted: Wanted,
+) -> Grads<Flex> {
+    if conv::suits(&x, &w, window) {
+        let [x, w, bias] = conv::backward(x, w, g, window, groups, true, [wanted.x, wanted.w, wanted.bias]);
+        return Grads { x, w, bias };
+    }
+    let read = pixels::relu(x);
+    let grads = portable::convolve_grads::<Flex>(read.clone(), w, g, window, groups, wanted);
+    Grads { x: grads.x.map(|dx| pixels::relu_grad(read, dx)), ..grads }
+}
+
 impl KernelOps for Flex {
     fn convolve(x: FlexTensor, w: FlexTensor, bias: Operands<Self>, window: Window, groups: usize) -> FlexTensor {
         match conv::suits(&x, &w, window) {
-            true => conv::forward(x, w, bias.single(), window, groups),
+            true => conv::forward(x, w, bias.single(), window, groups, false),
             false => portable::convolve::<Self>(x, w, bias, window, groups),
         }
     }
@@ -77,7 +112,7 @@ impl KernelGrads for Flex {
         if !conv::suits(&x, &w, window) {
             return portable::convolve_grads::<Self>(x, w, g, window, groups, wanted);
         }
-        let [x, w, bias] = conv::backward(x, w, g, window, groups, [wanted.x, wanted.w, wanted.bias]);
+        let [x, w, bias] = conv::backward(x, w, g, window, groups, false, [wanted.x, wanted.w, wanted.bias]);
         Grads { x, w, bias }
     }
 

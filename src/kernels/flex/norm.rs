@@ -35,27 +35,17 @@ pub fn forward(x: FlexTensor, affine: Option<[FlexTensor; 2]>, eps: f32) -> [Fle
     let x = View::new(&x);
     let [n, c, ..] = x.dims;
     let pixels = x.pixels();
-    let [moments] = fill_planes(x.dims, [2], 2 * pixels, |planes, [out]| moments_of(x, planes, out));
+    let statistics = statistics(&moments(x), [n, c], pixels);
     let affine = affine.map(|affine| affine.each_ref().map(vector));
     let (mut mean, mut var, mut lines) = (Vec::with_capacity(c), Vec::with_capacity(c), Vec::with_capacity(c));
-    for channel in 0..c {
-        let of_plane = |image: usize| {
-            let at = (image * c + channel) * 2;
-            (f64::from(moments[at]), f64::from(moments[at + 1]))
-        };
-        let center = (0..n).map(|image| of_plane(image).0).sum::<f64>() / n as f64;
-        let spread = (0..n).map(|image| {
-            let (plane_center, around_it) = of_plane(image);
-            around_it + pixels as f64 * (plane_center - center).powi(2)
-        });
-        let variance = (spread.sum::<f64>() / (n * pixels) as f64) as f32;
+    for (channel, [center, variance]) in statistics.into_iter().enumerate() {
         let [scale, offset] = affine.as_ref().map_or([1.0, 0.0], |[scale, bias]| [scale[channel], bias[channel]]);
         let factor = scale * inverse_deviation(variance, eps);
-        mean.push(center as f32);
+        mean.push(center);
         var.push(variance);
         // One scale and shift, rounded as PyTorch rounds it: where two outputs almost tie, a max pool behind must choose the
         // same one.
-        lines.push(Line { factor, offset: offset - center as f32 * factor });
+        lines.push(Line { factor, offset: offset - center * factor });
     }
     let [y] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| lines_of(x, planes, &lines, out));
     [into_tensor(y, x.dims), into_tensor(mean.into_iter().collect(), [c]), into_tensor(var.into_iter().collect(), [c])]
@@ -144,7 +134,8 @@ pub fn channel_sums(g: View) -> Floats {
     (0..c).map(sum).collect()
 }
 
-fn inverse_deviation(var: f32, eps: f32) -> f32 {
+/// One over the standard deviation.
+pub fn inverse_deviation(var: f32, eps: f32) -> f32 {
     (1.0 / (f64::from(var) + f64::from(eps)).sqrt()) as f32
 }
 
@@ -152,15 +143,57 @@ fn inverse_deviation(var: f32, eps: f32) -> f32 {
 #[macerator::with_simd]
 fn moments_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, out: &mut [f32]) {
     for ((_, plane), out) in x.walk(planes).zip(out.chunks_exact_mut(2)) {
-        let [sum] = sums::<S, 1, 1>([plane], |[x]| [x]);
-        let mean = sum / plane.len() as f32;
-        let center = splat::<S>(mean);
-        let [spread] = sums::<S, 1, 1>([plane], |[x]| {
-            let distance = x - center;
-            [distance * distance]
-        });
-        out.copy_from_slice(&[mean, spread]);
+        out.copy_from_slice(&moments_of_plane::<S>(plane));
     }
+}
+
+/// [`moments_of_plane`] of planes one after the other.
+#[macerator::with_simd]
+pub fn moments_of_planes<S: Simd>(planes: &[f32], pixels: usize, out: &mut [f32]) {
+    for (plane, out) in planes.chunks_exact(pixels).zip(out.chunks_exact_mut(2)) {
+        out.copy_from_slice(&moments_of_plane::<S>(plane));
+    }
+}
+
+/// Mean of a plane, and the sum of squares around it.
+#[inline(always)]
+fn moments_of_plane<S: Simd>(plane: &[f32]) -> [f32; 2] {
+    let [sum] = sums::<S, 1, 1>([plane], |[x]| [x]);
+    let mean = sum / plane.len() as f32;
+    let center = splat::<S>(mean);
+    let [spread] = sums::<S, 1, 1>([plane], |[x]| {
+        let distance = x - center;
+        [distance * distance]
+    });
+    [mean, spread]
+}
+
+/// Mean of every plane and the sum of squares around it, `[N, C, 2]`.
+pub fn plane_moments(x: &FlexTensor) -> Floats {
+    moments(View::new(x))
+}
+
+/// [`plane_moments`] of a view.
+fn moments(x: View) -> Floats {
+    let [moments] = fill_planes(x.dims, [2], 2 * x.pixels(), |planes, [out]| moments_of(x, planes, out));
+    moments
+}
+
+/// Mean and biased variance of each channel over the batch, from the moments of `n` images of `c` planes.
+pub fn statistics(moments: &[f32], [n, c]: [usize; 2], pixels: usize) -> Vec<[f32; 2]> {
+    let of_channel = |channel: usize| {
+        let of_plane = |image: usize| {
+            let at = (image * c + channel) * 2;
+            (f64::from(moments[at]), f64::from(moments[at + 1]))
+        };
+        let center = (0..n).map(|image| of_plane(image).0).sum::<f64>() / n as f64;
+        let spread = (0..n).map(|image| {
+            let (plane_center, around_it) = of_plane(image);
+            around_it + pixels as f64 * (plane_center - center).powi(2)
+        });
+        [center as f32, (spread.sum::<f64>() / (n * pixels) as f64) as f32]
+    };
+    (0..c).map(of_channel).collect()
 }
 
 /// Of each plane the sum of `g` and that of `g * (x - center)`.

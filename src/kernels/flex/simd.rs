@@ -144,3 +144,17 @@ pub fn update<S: Simd, const K: usize>(
         store_partial(&mut out[whole..], f(values, old));
     }
 }
+
+/// Zero in `dx` where `x * factor + offset` is not above zero; `line` is the two.
+#[macerator::with_simd]
+pub fn behind_relu<S: Simd>(x: &[f32], line: [f32; 2], dx: &mut [f32]) {
+    let ([factor, offset], zero) = (line.map(splat::<S>), splat::<S>(0.0));
+    update([x], dx, |[x]: [Vector<S, f32>; 1], sum| x.mul_add(factor, offset).le(zero).select(zero, sum));
+}
+
+/// The sums of `g` and of `g * (x - center)`.
+#[macerator::with_simd]
+pub fn product<S: Simd>(g: &[f32], x: &[f32], center: f32) -> [f32; 2] {
+    let center = splat::<S>(center);
+    sums::<S, 2, 2>([g, x], |[g, x]| [g, g * (x - center)])
+}

@@ -2,6 +2,7 @@
 //!
 //! Gradients are compared with central differences of the f64 definition, at a sample of positions, and in full with burn's.
 mod conv;
+mod fused;
 mod others;
 mod reference;
 

@@ -121,6 +121,12 @@ impl Writer<'_> {
                 ("Pad", vec![text("mode", "constant")])
             }
             Op::DropPath => ("Identity", Vec::new()),
+            Op::Separable { .. } | Op::Mix { .. } => {
+                let why =
+                    "ONNX has no such operator: it is made for training only (a bug in the compiler, please report it)";
+                let (node, op) = (node.name.clone(), node.op.name().into());
+                return Err(OnnxError::Unsupported { node, op, why: why.into() });
+            }
             Op::WeightedSum { .. } | Op::ChannelShuffle { .. } => {
                 let why = "ONNX has no such operator: it occurs in supernets only; derive a genotype and export that";
                 let (node, op) = (node.name.clone(), node.op.name().into());

@@ -4,6 +4,7 @@
 //! Convolutions, linear layers, averages, batch norm and weighted sums accumulate in float64 and round once to float32, so its
 //! error is one rounding a node. Speed comes second: it runs planes in parallel and nothing more.
 
+mod fused;
 mod layout;
 mod math;
 
@@ -133,6 +134,8 @@ fn evaluate(op: &Op, inputs: &[&Tensor], weights: &Weights) -> Tensor {
         Op::Pad { pads, value } => layout::pad(x, pads, *value),
         Op::WeightedSum { indices } => math::weighted_sum(x, &inputs[1..], indices),
         Op::ChannelShuffle { groups } => layout::channel_shuffle(x, *groups),
+        Op::Separable { units } => fused::separable(x, units, weights),
+        Op::Mix { channels, terms } => fused::mix(inputs, *channels, terms),
         Op::DropPath => x.clone(),
     }
 }

@@ -4,7 +4,6 @@
 //! their groups, or some groups of one image; each chunk sums its own copy of the weights' gradient, and the copies are added
 //! in order.
 use burn::backend::flex::FlexTensor;
-use macerator::Simd;
 
 use super::{
     super::{
@@ -12,7 +11,7 @@ use super::{
         buffer::{Part, View, fill, into_tensor, readable, sum_rows, vector},
         memory::Floats,
         norm::channel_sums,
-        simd::lanes,
+        simd::{behind_relu, lanes},
     },
     Sizes, Start, columns,
     geometry::{Backward, Forward},
@@ -28,6 +27,8 @@ pub type Gradients = [Option<FlexTensor>; 3];
 struct Job<'a> {
     sizes: Sizes,
     x: View<'a>,
+    /// Whether it is the positive part of x that is convolved.
+    relu: bool,
     g: View<'a>,
     back: Backward,
     /// The weights of each class, if the gradient of x is wanted.
@@ -46,12 +47,14 @@ struct Scratch {
     sums: Floats,
 }
 
+/// Gradients of [`super::forward`]; `relu` as there.
 pub fn backward(
     x: FlexTensor,
     w: FlexTensor,
     g: FlexTensor,
     window: Window,
     groups: usize,
+    relu: bool,
     [wanted_x, wanted_w, wanted_bias]: [bool; 3],
 ) -> Gradients {
     let (x, g) = (readable(x), readable(g));
@@ -61,10 +64,10 @@ pub fn backward(
     let size = [x.dims[2], x.dims[3]];
     let lanes = lanes();
     let back = Backward::new(&window, size, sizes.outs, g.plane, lanes);
-    let shared = sizes.ins == 1 && back.classes.iter().any(|class| class.columns.is_some());
-    let forth = (wanted_w && !shared).then(|| Forward::new(&window, size, sizes.ins, x.plane, lanes));
+    let shared = !relu && sizes.ins == 1 && back.classes.iter().any(|class| class.columns.is_some());
+    let forth = (wanted_w && !shared).then(|| Forward::reading(&window, size, sizes.ins, x.plane, lanes, relu));
     let packed = wanted_x.then(|| sizes.pack_backward(&back, &vector(&w), window.kernel[1]));
-    let job = Job { sizes, x, g, back, packed, forth, wanted_w, kernel_width: window.kernel[1] };
+    let job = Job { sizes, x, relu, g, back, packed, forth, wanted_w, kernel_width: window.kernel[1] };
 
     let share = sizes.share(wanted_w);
     let ins = share.groups * sizes.ins * sizes.pixels_in;
@@ -101,36 +104,33 @@ pub fn backward(
 }
 
 /// `groups` groups of one image: writes `dx` if there are packed weights for it, adds to `dw` if it is wanted.
-#[macerator::with_simd]
-fn backward_chunk<'a, S: Simd>(
-    job: &Job<'a>,
-    at: Start,
-    groups: usize,
-    scratch: &mut Scratch,
-    dx: &mut [f32],
-    dw: &mut [f32],
-) {
+fn backward_chunk(job: &Job, at: Start, groups: usize, scratch: &mut Scratch, dx: &mut [f32], dw: &mut [f32]) {
     let Job { sizes, x, g, back, .. } = job;
     let (inputs_of_group, weights) = (sizes.ins * sizes.pixels_in, sizes.outs * sizes.ins * sizes.taps);
     for i in 0..groups {
         let group = at.group + i;
         let [from_x, from_g] = [[at.image, group * sizes.ins], [at.image, group * sizes.outs]];
         if job.packed.is_some() || job.forth.is_none() {
-            let source = source(back.padded, *g, from_g, sizes.outs, &mut scratch.g);
+            let source = source(back.padded, *g, false, from_g, sizes.outs, &mut scratch.g);
             if let Some(packed) = &job.packed {
                 let dx = &mut dx[i * inputs_of_group..(i + 1) * inputs_of_group];
                 let packed = packed.iter().zip(&back.classes).map(|(packed, class)| {
                     let block = sizes.ins * class.taps.offsets().len();
                     &packed[group * block..(group + 1) * block]
                 });
-                inputs::<S>(back, source, packed, &mut scratch.spread, dx, sizes.pixels_in);
+                inputs(back, source, packed, &mut scratch.spread, dx, sizes.pixels_in);
+                if job.relu {
+                    for (i, dx) in dx.chunks_exact_mut(sizes.pixels_in).enumerate() {
+                        behind_relu(x.plane(at.image, group * sizes.ins + i), [1.0, 0.0], dx);
+                    }
+                }
             }
             let class = back.classes.first();
             let columns = class.and_then(|class| class.columns.as_ref().map(|columns| (columns, &class.kernel)));
             if let (true, None, Some((columns, kernel))) = (job.wanted_w, &job.forth, columns) {
                 // The padded gradient under the plane of x, instead of a padded plane of x under the gradient.
                 scratch.sums.fill(0.0);
-                columns::weights::<S>(columns, source, x.plane(at.image, group), &mut scratch.sums);
+                columns::weights(columns, source, x.plane(at.image, group), &mut scratch.sums);
                 let dw = dw[i * weights..(i + 1) * weights].chunks_exact_mut(sizes.taps);
                 for (dw, sums) in dw.zip(scratch.sums.chunks_exact(sizes.taps)) {
                     for ([ky, kx], sum) in kernel.iter().zip(sums) {
@@ -140,10 +140,10 @@ fn backward_chunk<'a, S: Simd>(
             }
         }
         if let Some(forth) = &job.forth {
-            let source = source(forth.padded, *x, from_x, sizes.ins, &mut scratch.x);
+            let source = source(forth.padded, *x, job.relu, from_x, sizes.ins, &mut scratch.x);
             let gradient = g.planes(at.image, group * sizes.outs, sizes.outs);
             let dw = &mut dw[i * weights..(i + 1) * weights];
-            tiles::weights::<S>(source, &forth.taps, &forth.positions, gradient, g.plane, dw);
+            tiles::weights(source, &forth.taps, &forth.positions, gradient, g.plane, dw);
         }
     }
 }

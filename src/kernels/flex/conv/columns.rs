@@ -46,7 +46,7 @@ macro_rules! each {
 }
 
 /// `target[y, x] = bias + sum over taps of weight * source`; the weights lie plane by plane, row by row.
-#[inline(always)]
+#[macerator::with_simd]
 pub fn outputs<S: Simd>(columns: &Columns, source: &[f32], weights: &[f32], bias: f32, target: &mut [f32]) {
     columns.check::<S>(source.len());
     // SAFETY: `check` holds, and the blocks below cover rows and columns inside the plane.
@@ -59,8 +59,33 @@ pub fn outputs<S: Simd>(columns: &Columns, source: &[f32], weights: &[f32], bias
     }
 }
 
+/// [`outputs`] of each source plane, `step` apart; outputs lie `plane` apart.
+#[macerator::with_simd]
+pub fn outputs_each<S: Simd>(
+    columns: &Columns,
+    source: &[f32],
+    step: usize,
+    weights: &[f32],
+    target: &mut [f32],
+    plane: usize,
+) {
+    let taps = columns.kernel[0] * columns.kernel[1];
+    for (channel, weights) in weights.chunks_exact(taps).enumerate() {
+        let (source, target) = (&source[channel * step..], &mut target[channel * plane..]);
+        columns.check::<S>(source.len());
+        // SAFETY: as in `outputs`.
+        unsafe {
+            match columns.kernel[0] {
+                3 => output_rows::<S, 3>(columns, source, weights, 0.0, target),
+                5 => output_rows::<S, 5>(columns, source, weights, 0.0, target),
+                _ => output_rows::<S, 7>(columns, source, weights, 0.0, target),
+            }
+        }
+    }
+}
+
 /// `sums[tap] += sum over y, x of factor[y, x] * source`; `factor` lies where [`outputs`] has its target.
-#[inline(always)]
+#[macerator::with_simd]
 pub fn weights<S: Simd>(columns: &Columns, source: &[f32], factor: &[f32], sums: &mut [f32]) {
     columns.check::<S>(source.len());
     // SAFETY: as in `outputs`.

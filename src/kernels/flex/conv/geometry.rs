@@ -7,7 +7,7 @@
 use super::{
     super::super::Window,
     columns::Columns,
-    padded::Padded,
+    padded::{Padded, map_row},
     positions::{Positions, Taps},
 };
 
@@ -19,6 +19,8 @@ pub struct Forward {
     pub positions: Positions,
     /// Where one output plane can be made column by column of the kernel.
     pub columns: Option<Columns>,
+    /// Where rows are shorter than a vector: the plane as one long row.
+    pub flat: Option<Flat>,
 }
 
 /// What the gradient of the input reads and writes.
@@ -39,8 +41,23 @@ pub struct Class {
     pub positions: Positions,
     /// Where one plane of the class can be made column by column of the kernel.
     pub columns: Option<Columns>,
+    /// Where rows are shorter than a vector: the plane as one long row.
+    pub flat: Option<Flat>,
     /// How the class lies in the plane where its pixels are not neighbours.
     pub scatter: Option<Scatter>,
+}
+
+/// A plane of short rows as one long row, in which whole vectors find room: what lies between the rows is computed and thrown
+/// away.
+#[derive(Clone, Debug)]
+pub struct Flat {
+    pub positions: Positions,
+    /// Rows of the plane.
+    pub rows: usize,
+    /// Pixels of a row.
+    pub width: usize,
+    /// From one row to the next.
+    pub row: usize,
 }
 
 /// A dense block of `rows` by `columns`, spread over a plane: pixel (i, j) goes to `start + i * row_step + j * column_step`.
@@ -56,6 +73,18 @@ pub struct Scatter {
 impl Forward {
     /// `planes` source planes for each output, `stride` apart if they are read in place.
     pub fn new(window: &Window, size: [usize; 2], planes: usize, stride: usize, lanes: usize) -> Self {
+        Self::reading(window, size, planes, stride, lanes, false)
+    }
+
+    /// As [`Forward::new`]; planes that are `changed` as they are read cannot be read in place.
+    pub fn reading(
+        window: &Window,
+        size: [usize; 2],
+        planes: usize,
+        stride: usize,
+        lanes: usize,
+        changed: bool,
+    ) -> Self {
         let [height, width] = size;
         let [oh, ow] = window.output_size(size);
         let [kh, kw] = window.kernel;
@@ -63,7 +92,7 @@ impl Forward {
         let [dh, dw] = window.dilation;
         let pointwise = window.kernel == [1, 1];
         let unpadded = window.padding == [0, 0] && window.stride == [1, 1];
-        let in_place = unpadded && if pointwise { oh * ow >= lanes } else { ow >= lanes };
+        let in_place = unpadded && if pointwise { oh * ow >= lanes } else { ow >= lanes && !changed };
         let padded = Padded {
             rows: (oh - 1) * sh + (kh - 1) * dh + 1,
             phases: sw,
@@ -73,13 +102,14 @@ impl Forward {
             size,
             gap: 0,
         };
-        if in_place && pointwise && collide(planes, stride) {
+        if in_place && pointwise && (changed || collide(planes, stride)) {
             let padded = Padded::apart(size);
             return Self {
                 padded: Some(padded),
                 taps: Taps::new((0..planes).map(|c| c * padded.plane()).collect()),
                 positions: Positions::new(lanes, height * width, [[0, 0]]),
                 columns: None,
+                flat: None,
             };
         }
         let (row, plane) = if in_place { (width, stride) } else { (padded.row(), padded.plane()) };
@@ -105,7 +135,9 @@ impl Forward {
             plane_step: plane,
         };
         let served = window.stride == [1, 1] && Columns::serve(window.kernel, ow, lanes);
-        Self { padded: (!in_place).then_some(padded), taps, positions, columns: served.then_some(columns) }
+        let short = window.stride == [1, 1] && !in_place && ow < lanes;
+        let flat = short.then(|| Flat::new(lanes, 0, [oh, ow], row));
+        Self { padded: (!in_place).then_some(padded), taps, positions, columns: served.then_some(columns), flat }
     }
 }
 
@@ -120,7 +152,7 @@ impl Backward {
             let plane = padded.map_or(stride, |padded| padded.plane());
             let taps = Taps::new((0..planes).map(|c| c * plane).collect());
             let positions = Positions::new(lanes, height * width, [[0, 0]]);
-            let class = Class { kernel: vec![[0, 0]], taps, positions, columns: None, scatter: None };
+            let class = Class { kernel: vec![[0, 0]], taps, positions, columns: None, flat: None, scatter: None };
             return Self { padded, classes: vec![class], complete: true };
         }
         let [sh, sw] = window.stride;
@@ -187,7 +219,9 @@ impl Backward {
                 plane_step: padded.plane(),
             };
             let served = window.stride == [1, 1] && Columns::serve(window.kernel, j.len(), lanes);
+            let short = window.stride == [1, 1] && j.len() < lanes && !i.is_empty() && !j.is_empty();
             Class {
+                flat: short.then(|| Flat::new(lanes, source(0), [i.len(), j.len()], padded.width)),
                 columns: served.then_some(columns),
                 kernel: pairs.iter().map(|[(ky, _), (kx, _)]| [*ky, *kx]).collect(),
                 taps,
@@ -207,6 +241,34 @@ impl Backward {
     pub fn largest_scatter(&self) -> usize {
         let pixels = |class: &Class| class.scatter.map_or(0, |scatter| scatter.rows * scatter.columns);
         self.classes.iter().map(pixels).max().unwrap_or(0)
+    }
+}
+
+impl Flat {
+    fn new(lanes: usize, source: usize, [rows, width]: [usize; 2], row: usize) -> Self {
+        let positions = Positions::new(lanes, (rows - 1) * row + width, [[source, 0]]);
+        Self { positions, rows, width, row }
+    }
+
+    /// Floats of the long row.
+    pub fn len(&self) -> usize {
+        (self.rows - 1) * self.row + self.width
+    }
+
+    /// Takes the plane out of the long row.
+    #[inline(always)]
+    pub fn compact(&self, long: &[f32], plane: &mut [f32]) {
+        for (from, to) in long.chunks(self.row).zip(plane.chunks_exact_mut(self.width)) {
+            map_row(&from[..self.width], to, &|v| v);
+        }
+    }
+
+    /// Lays the plane out in the long row; what lies between the rows is left alone.
+    #[inline(always)]
+    pub fn spread(&self, plane: &[f32], long: &mut [f32]) {
+        for (from, to) in plane.chunks_exact(self.width).zip(long.chunks_mut(self.row)) {
+            map_row(from, to, &|v| v);
+        }
     }
 }
 

@@ -8,14 +8,13 @@
     reason = "the slices of a vectorised loop are arguments: a struct of borrows would only move the list"
 )]
 mod backward;
-mod columns;
+pub mod columns;
 pub mod geometry;
 pub mod padded;
 pub mod positions;
-mod tiles;
+pub mod tiles;
 
 use burn::backend::flex::FlexTensor;
-use macerator::Simd;
 
 use super::{
     super::Window,
@@ -68,14 +67,22 @@ pub fn suits(x: &FlexTensor, w: &FlexTensor, window: Window) -> bool {
     pixels >= lanes() || ins * kh * kw < NARROW
 }
 
-pub fn forward(x: FlexTensor, w: FlexTensor, bias: Option<FlexTensor>, window: Window, groups: usize) -> FlexTensor {
+/// The convolution of `x`, or of its positive part if `relu`.
+pub fn forward(
+    x: FlexTensor,
+    w: FlexTensor,
+    bias: Option<FlexTensor>,
+    window: Window,
+    groups: usize,
+    relu: bool,
+) -> FlexTensor {
     let x = readable(x);
     let x = View::new(&x);
     let [c_out, ..] = w.layout().shape().dims::<4>();
     let sizes = Sizes::new(&x, c_out, &window, groups);
     let packed = sizes.pack_forward(&vector(&w));
     let bias = bias.map(|bias| vector(&bias));
-    let plan = Forward::new(&window, [x.dims[2], x.dims[3]], sizes.ins, x.plane, lanes());
+    let plan = Forward::reading(&window, [x.dims[2], x.dims[3]], sizes.ins, x.plane, lanes(), relu);
     let share = sizes.share(false);
     let chunk = share.groups * sizes.outs * sizes.pixels_out;
     let len = sizes.images * sizes.groups * sizes.outs * sizes.pixels_out;
@@ -85,55 +92,47 @@ pub fn forward(x: FlexTensor, w: FlexTensor, bias: Option<FlexTensor>, window: W
         work,
         || scratch(plan.padded, sizes.ins, 0.0),
         |scratch, index, [out]| {
-            forward_chunk(&plan, &sizes, x, share.start(&sizes, index), &packed, bias.as_deref(), scratch, out);
+            let at = share.start(&sizes, index);
+            forward_chunk(&plan, &sizes, x, relu, at, &packed, bias.as_deref(), scratch, out);
         },
     );
     let [oh, ow] = window.output_size([x.dims[2], x.dims[3]]);
     into_tensor(values, [sizes.images, c_out, oh, ow])
 }
 
-#[macerator::with_simd]
-fn forward_chunk<'a, S: Simd>(
+fn forward_chunk(
     plan: &Forward,
     sizes: &Sizes,
-    x: View<'a>,
+    x: View,
+    relu: bool,
     at: Start,
     packed: &[f32],
-    bias: Option<&'a [f32]>,
+    bias: Option<&[f32]>,
     scratch: &mut [f32],
     out: &mut [f32],
 ) {
     let block = sizes.outs * sizes.ins * sizes.taps;
     for (group, out) in (at.group..).zip(out.chunks_exact_mut(sizes.outs * sizes.pixels_out)) {
-        let source = source(plan.padded, x, [at.image, group * sizes.ins], sizes.ins, scratch);
+        let source = source(plan.padded, x, relu, [at.image, group * sizes.ins], sizes.ins, scratch);
         let packed = &packed[group * block..(group + 1) * block];
         let bias = bias.map(|bias| &bias[group * sizes.outs..(group + 1) * sizes.outs]);
-        outputs::<S>(plan, source, packed, bias, out, sizes.pixels_out);
+        outputs(plan, source, packed, bias, out, sizes.pixels_out);
     }
 }
 
 /// Planes of outputs, `plane` apart, from the source as the plan wants it.
-#[inline(always)]
-pub fn outputs<S: Simd>(
-    plan: &Forward,
-    source: &[f32],
-    packed: &[f32],
-    bias: Option<&[f32]>,
-    out: &mut [f32],
-    plane: usize,
-) {
+pub fn outputs(plan: &Forward, source: &[f32], packed: &[f32], bias: Option<&[f32]>, out: &mut [f32], plane: usize) {
     match &plan.columns {
         Some(columns) if out.len() == plane => {
-            columns::outputs::<S>(columns, source, packed, bias.map_or(0.0, |bias| bias[0]), out);
+            columns::outputs(columns, source, packed, bias.map_or(0.0, |bias| bias[0]), out);
         }
-        _ => tiles::outputs::<S>(source, &plan.taps, &plan.positions, packed, bias, out, plane),
+        _ => tiles::outputs(source, &plan.taps, &plan.positions, packed, bias, out, plane),
     }
 }
 
 /// Planes of the input's gradient, `plane` apart, from the output's gradient as the plan wants it and the packed weights of
 /// each class.
-#[inline(always)]
-pub fn inputs<'a, S: Simd>(
+pub fn inputs<'a>(
     plan: &Backward,
     source: &[f32],
     packed: impl Iterator<Item = &'a [f32]>,
@@ -147,12 +146,12 @@ pub fn inputs<'a, S: Simd>(
     for (class, packed) in plan.classes.iter().zip(packed) {
         let Class { taps, positions, .. } = class;
         match (class.scatter, &class.columns) {
-            (None, Some(columns)) if dx.len() == plane => columns::outputs::<S>(columns, source, packed, 0.0, dx),
-            (None, _) => tiles::outputs::<S>(source, taps, positions, packed, None, dx, plane),
+            (None, Some(columns)) if dx.len() == plane => columns::outputs(columns, source, packed, 0.0, dx),
+            (None, _) => tiles::outputs(source, taps, positions, packed, None, dx, plane),
             (Some(scatter), _) => {
                 let pixels = scatter.rows * scatter.columns;
                 let dense = &mut spread[..dx.len() / plane * pixels];
-                tiles::outputs::<S>(source, taps, positions, packed, None, dense, pixels);
+                tiles::outputs(source, taps, positions, packed, None, dense, pixels);
                 for (dense, dx) in dense.chunks_exact(pixels).zip(dx.chunks_exact_mut(plane)) {
                     scatter.spread(dense, dx);
                 }
@@ -161,11 +160,11 @@ pub fn inputs<'a, S: Simd>(
     }
 }
 
-/// `count` planes from `channel` of `image`: in place, or copied to their padded layout.
-#[inline(always)]
+/// `count` planes from `channel` of `image`: in place, or copied to their padded layout, behind a ReLU or not.
 fn source<'a>(
     padded: Option<Padded>,
     from: View<'a>,
+    relu: bool,
     [image, channel]: [usize; 2],
     count: usize,
     scratch: &'a mut [f32],
@@ -174,7 +173,10 @@ fn source<'a>(
         return from.planes(image, channel, count);
     };
     for (c, to) in (channel..channel + count).zip(scratch.chunks_exact_mut(padded.plane())) {
-        padded.copy(from.plane(image, c), to, |v| v);
+        match relu {
+            true => padded.lay_rectified(from.plane(image, c), to),
+            false => padded.lay(from.plane(image, c), to),
+        }
     }
     scratch
 }

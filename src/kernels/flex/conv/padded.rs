@@ -3,11 +3,17 @@
 //! Takes planes of an image; gives them in a scratch that stays in cache: with their padding around them, columns sorted by
 //! remainder modulo the stride, planes at a distance at which they do not drive each other out. How large the padding is
 //! comes from [`super::geometry`].
+#![allow(
+    clippy::extra_unused_type_parameters,
+    reason = "the parameter picks the instructions that a vectorised function is compiled for"
+)]
+use macerator::Simd;
+
 use super::super::{memory::Floats, simd::MAX_LANES};
 
 /// A copy of source planes with their padding, columns sorted by their remainder modulo the stride, so that neighbouring
 /// outputs read neighbouring columns at any stride.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Padded {
     pub(super) rows: usize,
     pub(super) phases: usize,
@@ -26,14 +32,45 @@ pub fn scratch(padded: Option<Padded>, planes: usize, padding: f32) -> Floats {
 }
 
 /// The plane in its place in the scratch, or as it is where it can be read in place.
-#[inline(always)]
 pub fn place<'a>(padded: Option<Padded>, plane: &'a [f32], scratch: &'a mut [f32]) -> &'a [f32] {
     match padded {
         Some(padded) => {
-            padded.copy(plane, scratch, |v| v);
+            padded.lay(plane, scratch);
             scratch
         }
         None => plane,
+    }
+}
+
+#[macerator::with_simd]
+fn lay<S: Simd>(padded: &Padded, plane: &[f32], scratch: &mut [f32]) {
+    padded.copy(plane, scratch, |v| v);
+}
+
+#[macerator::with_simd]
+fn lay_rectified<S: Simd>(padded: &Padded, plane: &[f32], scratch: &mut [f32]) {
+    padded.copy(plane, scratch, |v| if v <= 0.0 { 0.0 } else { v });
+}
+
+/// A row, eight floats at a time: rows are short, and the loop that a compiler makes for any length is not.
+#[inline(always)]
+pub fn map_row(from: &[f32], to: &mut [f32], map: &impl Fn(f32) -> f32) {
+    // A window with a stride may end before the row does.
+    let len = from.len().min(to.len());
+    let (eights, rest) = from[..len].as_chunks::<8>();
+    let (to_eights, to_rest) = to[..len].as_chunks_mut::<8>();
+    for (from, to) in eights.iter().zip(to_eights) {
+        *to = from.map(map);
+    }
+    rest.iter().zip(to_rest).for_each(|(&from, to)| *to = map(from));
+}
+
+/// [`Padded::lay`] of planes `from_step` apart, to places `to_step` apart.
+#[macerator::with_simd]
+pub fn lay_all<S: Simd>(padded: &Padded, planes: &[f32], from_step: usize, scratch: &mut [f32], count: usize) {
+    let to_step = padded.plane();
+    for i in 0..count {
+        padded.copy(&planes[i * from_step..], &mut scratch[i * to_step..], |v| v);
     }
 }
 
@@ -52,19 +89,28 @@ impl Padded {
         self.rows * self.row() + self.gap
     }
 
-    /// Copies a plane to its place, each value through `map`; what is padding is left alone and must be filled once before.
+    /// Copies a plane to its place; what is padding is left alone and must be filled once before.
+    pub fn lay(&self, plane: &[f32], scratch: &mut [f32]) {
+        lay(self, plane, scratch);
+    }
+
+    /// [`Padded::lay`] behind a ReLU.
+    pub fn lay_rectified(&self, plane: &[f32], scratch: &mut [f32]) {
+        lay_rectified(self, plane, scratch);
+    }
+
+    /// [`Padded::lay`] for a vectorised function, each value through `map`.
     #[inline(always)]
     pub fn copy(&self, plane: &[f32], scratch: &mut [f32], map: impl Fn(f32) -> f32) {
         let [height, width] = self.size;
         if self.phases == 1 && self.width == width && self.rows == height {
             // Nothing lies between the rows.
-            let to = scratch[..height * width].iter_mut();
-            return to.zip(plane).for_each(|(to, &from)| *to = map(from));
+            return map_row(&plane[..height * width], scratch, &map);
         }
         let rows = scratch[..self.rows * self.row()].chunks_exact_mut(self.row()).skip(self.top);
         for (from, to) in plane[..height * width].chunks_exact(width).zip(rows) {
             match self.phases {
-                1 => to[self.left..].iter_mut().zip(from).for_each(|(to, &from)| *to = map(from)),
+                1 => map_row(from, &mut to[self.left..], &map),
                 2 => self.copy_halves(from, to, &map),
                 _ => self.copy_phases(from, to, &map),
             }

@@ -29,7 +29,7 @@ pub struct Position {
 }
 
 impl Taps {
-    pub(super) fn new(offsets: Vec<usize>) -> Self {
+    pub fn new(offsets: Vec<usize>) -> Self {
         let max = offsets.iter().copied().max().unwrap_or(0);
         Self { offsets, max }
     }
@@ -41,7 +41,7 @@ impl Taps {
 
 impl Positions {
     /// `rows` are the source and target of the first output of each row of `width` outputs.
-    pub(super) fn new(lanes: usize, width: usize, rows: impl IntoIterator<Item = [usize; 2]>) -> Self {
+    pub fn new(lanes: usize, width: usize, rows: impl IntoIterator<Item = [usize; 2]>) -> Self {
         let (mut disjoint, mut overlapping, mut short) = (Vec::new(), Vec::new(), Vec::new());
         for [source, target] in rows {
             let at = |column| Position { source: source + column, target: target + column };

@@ -4,8 +4,12 @@
 //! [`weights`] makes the gradient of the weights. Both walk the positions and taps of [`super::positions`]. A tile of several
 //! channels by several vectors stays in registers while the taps go by.
 //!
+//! Both pick the vectors of the machine when they are called, which costs little beside a plane of work: there is one copy of
+//! the loops for each kind of machine, whoever calls them.
+//!
 //! The loops count over array indices and call no closures: the compiler must inline everything below a vectorised function
 //! into it, or every vector goes through memory.
+#![allow(clippy::needless_lifetimes, reason = "the macro that vectorises a function needs the name")]
 #![allow(
     clippy::needless_range_loop,
     reason = "iterators are closures, and those would not be inlined into the vectorised function"
@@ -38,13 +42,13 @@ pub fn pack(outs: usize, taps: usize, weight: impl Fn(usize, usize) -> f32) -> V
 }
 
 /// `target[c * plane + position] = bias[c] + sum over taps of packed weight * source[position + tap]`, for each channel c.
-#[inline(always)]
-pub fn outputs<S: Simd>(
+#[macerator::with_simd]
+pub fn outputs<'a, S: Simd>(
     source: &[f32],
     taps: &Taps,
     positions: &Positions,
     packed: &[f32],
-    bias: Option<&[f32]>,
+    bias: Option<&'a [f32]>,
     target: &mut [f32],
     plane: usize,
 ) {
@@ -88,8 +92,59 @@ pub fn outputs<S: Simd>(
     }
 }
 
+/// One output plane from each source plane, `plane` and `step` apart: a depthwise convolution of stride 1 or more.
+#[macerator::with_simd]
+pub fn outputs_each<S: Simd>(
+    source: &[f32],
+    step: usize,
+    taps: &Taps,
+    positions: &Positions,
+    weights: &[f32],
+    target: &mut [f32],
+    plane: usize,
+) {
+    let lanes = f32::lanes::<S>();
+    let offsets = taps.offsets();
+    for (channel, weights) in weights.chunks_exact(offsets.len()).enumerate() {
+        let (source, target) = (&source[channel * step..], &mut target[channel * plane..]);
+        assert!(positions.fit_source(taps, source.len(), lanes), "the source covers every position and tap");
+        // SAFETY: every position plus every offset plus a vector lies in the source, by the assertion above.
+        unsafe { strip_of::<S, 1>(source, offsets, positions.wide(), weights, None, target, plane) };
+        for &Position { source: at, target: to } in positions.short() {
+            let mut sum = splat::<S>(0.0);
+            for (&offset, &weight) in offsets.iter().zip(weights) {
+                // SAFETY: as above.
+                let pixels = unsafe { load_unchecked::<S>(source, at + offset) };
+                sum = splat::<S>(weight).mul_add(pixels, sum);
+            }
+            store_partial(&mut target[to..to + positions.short_width()], sum);
+        }
+    }
+}
+
+/// [`weights`] of a depthwise convolution: planes of the source `step` apart, of the gradient `plane` apart.
+#[macerator::with_simd]
+pub fn weights_each<S: Simd>(
+    source: &[f32],
+    step: usize,
+    taps: &Taps,
+    positions: &Positions,
+    gradient: &[f32],
+    plane: usize,
+    sums: &mut [f32],
+) {
+    let offsets = taps.offsets();
+    for (channel, sums) in sums.chunks_exact_mut(offsets.len()).enumerate() {
+        let (source, gradient) = (&source[channel * step..], &gradient[channel * plane..]);
+        let fits = positions.fit_source(taps, source.len(), f32::lanes::<S>());
+        assert!(fits && positions.fit_target(gradient.len()), "source and gradient cover every position");
+        // SAFETY: by the assertion every vector that the tiles load lies in its slice.
+        unsafe { tap_tiles::<S, 1>(source, offsets, positions, gradient, plane, sums) };
+    }
+}
+
 /// `sums[c * taps + tap] += sum over positions of gradient[c * plane + position] * source[position + tap]`.
-#[inline(always)]
+#[macerator::with_simd]
 pub fn weights<S: Simd>(
     source: &[f32],
     taps: &Taps,
@@ -119,7 +174,7 @@ pub fn weights<S: Simd>(
     }
 }
 
-/// Runs tiles of `C` channels over a strip, as many vectors together as make about eight sums.
+/// Runs tiles of `C` channels over a strip, as many vectors together as make eight sums, or sixteen.
 ///
 /// # Safety
 /// Every position plus every offset plus a vector lies in `source`.
@@ -144,7 +199,8 @@ unsafe fn strip_of<S: Simd, const C: usize>(
         if C == 1 {
             rest = tiles::<S, C, 8>(source, offsets, rest, weights, bias, target, plane);
         }
-        if C <= 2 {
+        // Where there are registers for it: a weight that is spread over a vector serves more of them.
+        if C <= 2 || f32::lanes::<S>() == MAX_LANES {
             rest = tiles::<S, C, 4>(source, offsets, rest, weights, bias, target, plane);
         }
         rest = tiles::<S, C, 2>(source, offsets, rest, weights, bias, target, plane);
@@ -208,11 +264,15 @@ unsafe fn tap_tiles<S: Simd, const C: usize>(
     plane: usize,
     sums: &mut [f32],
 ) {
-    let together = match C {
-        1 => 9,
-        2 => 4,
-        3 => 3,
-        _ => 2,
+    let together = match (C, f32::lanes::<S>() == MAX_LANES) {
+        (1, _) => 9,
+        (2, false) => 4,
+        (3, false) => 3,
+        (_, false) => 2,
+        // Where there are registers for it: a vector of gradients serves more taps.
+        (2, true) => 8,
+        (3, true) => 5,
+        (_, true) => 4,
     };
     // Even shares: 25 taps are 9 + 8 + 8, not 9 + 9 + 7.
     let together = offsets.len().div_ceil(offsets.len().div_ceil(together));
@@ -249,7 +309,7 @@ unsafe fn tap_tile<S: Simd, const C: usize, const T: usize>(
     (into, row, first): (&mut [f32], usize, usize),
 ) {
     // Tiles that `tap_tiles` never asks for would only be dead code to compile.
-    if const { C * T > 9 } {
+    if const { C * T > 16 } {
         return;
     }
     let lanes = f32::lanes::<S>();

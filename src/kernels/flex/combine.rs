@@ -1,0 +1,280 @@
+//! Affine combinations of planes: what normalisations, weighted sums, concatenations, shuffles and slices of channels, and the
+//! gradients of all of these, come to.
+//!
+//! Takes source tensors and, for each channel, the source planes with their factors; gives the channels written out, plane by
+//! plane for a kernel that reads them, or as a tensor. Nothing is written that nobody reads as a whole. [`Products`] is the
+//! way back: sums of a gradient times source planes.
+#![allow(
+    clippy::too_many_arguments,
+    reason = "the slices of a vectorised loop are arguments: a struct of borrows would only move the list"
+)]
+use std::{ops::Range, sync::Arc};
+
+use burn::backend::flex::FlexTensor;
+use macerator::{Simd, Vector};
+
+use super::{
+    buffer::{View, fill_planes, into_tensor, readable},
+    memory::Floats,
+    simd::{map, splat, sums, update},
+};
+
+/// A tensor whose planes take part, with a factor for each image where it has one (drop path).
+#[derive(Clone, Debug)]
+pub struct Source {
+    tensor: FlexTensor,
+    per_image: Option<Arc<[f32]>>,
+}
+
+/// One plane of a source: `x * factor + offset`, both times the factor of the image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Term {
+    /// Which source.
+    pub source: usize,
+    /// Its channel.
+    pub channel: usize,
+    /// What the plane is multiplied by.
+    pub factor: f32,
+    /// What is added to each pixel.
+    pub offset: f32,
+}
+
+/// Channels of planes of one size, each an affine combination of source planes.
+#[derive(Clone, Debug)]
+pub struct Combination {
+    /// Images, height and width.
+    pub size: [usize; 3],
+    /// What the terms name.
+    pub sources: Vec<Source>,
+    /// The terms of each channel, in order; without any it is zero.
+    pub channels: Vec<Vec<Term>>,
+}
+
+/// A source plane that a gradient is multiplied with: the sum over images and pixels of `g * (x - center)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Factor {
+    /// Which source.
+    pub source: usize,
+    /// Its channel.
+    pub channel: usize,
+    /// Subtracted from each of its pixels; the mean, so that no digits are lost.
+    pub center: f32,
+}
+
+/// Sums of products by image.
+#[derive(Debug)]
+pub struct Products {
+    values: Floats,
+    images: usize,
+    /// Where each channel's sums begin, and their number an image.
+    starts: Vec<usize>,
+    width: usize,
+}
+
+/// A [`Combination`] ready to be read.
+pub struct Planes<'a> {
+    views: Vec<View<'a>>,
+    combination: &'a Combination,
+}
+
+impl Source {
+    /// All images alike.
+    pub fn new(tensor: FlexTensor) -> Self {
+        Self { tensor: readable(tensor), per_image: None }
+    }
+
+    /// Each image times its own factor.
+    pub fn scaled(tensor: FlexTensor, per_image: Option<Arc<[f32]>>) -> Self {
+        Self { tensor: readable(tensor), per_image }
+    }
+
+    /// The tensor.
+    pub fn tensor(&self) -> &FlexTensor {
+        &self.tensor
+    }
+
+    /// The factors of the images.
+    pub fn per_image(&self) -> Option<&Arc<[f32]>> {
+        self.per_image.as_ref()
+    }
+}
+
+impl Combination {
+    /// No terms at all: zeros.
+    pub fn zeros(size: [usize; 3], channels: usize) -> Self {
+        Self { size, sources: Vec::new(), channels: vec![Vec::new(); channels] }
+    }
+
+    /// The channels of the tensor as they are.
+    pub fn whole(tensor: FlexTensor) -> Self {
+        let [n, c, h, w] = tensor.layout().shape().dims();
+        let channel = |channel| vec![Term { source: 0, channel, factor: 1.0, offset: 0.0 }];
+        Self { size: [n, h, w], sources: vec![Source::new(tensor)], channels: (0..c).map(channel).collect() }
+    }
+
+    /// The tensor that this is, if it is the whole of one.
+    pub fn as_tensor(&self) -> Option<&FlexTensor> {
+        let [source] = self.sources.as_slice() else { return None };
+        let [_, c, ..] = source.tensor.layout().shape().dims::<4>();
+        let whole = |(i, terms): (usize, &Vec<Term>)| {
+            terms.as_slice() == [Term { source: 0, channel: i, factor: 1.0, offset: 0.0 }]
+        };
+        let as_it_is = source.per_image.is_none() && c == self.channels.len();
+        (as_it_is && self.channels.iter().enumerate().all(whole)).then_some(&source.tensor)
+    }
+
+    /// Adds `factor` times a channel of `source` plus `offset`, for each (channel, channel of the source, factor, offset).
+    pub fn add(&mut self, source: Source, terms: impl IntoIterator<Item = (usize, usize, f32, f32)>) {
+        let number = self.sources.len();
+        for (to, channel, factor, offset) in terms {
+            self.channels[to].push(Term { source: number, channel, factor, offset });
+        }
+        self.sources.push(source);
+    }
+
+    /// Adds the channels of another combination to those from `start` on.
+    pub fn add_all(&mut self, other: &Combination, start: usize) {
+        let first = self.sources.len();
+        self.sources.extend(other.sources.iter().cloned());
+        for (to, from) in self.channels[start..].iter_mut().zip(&other.channels) {
+            to.extend(from.iter().map(|term| Term { source: term.source + first, ..*term }));
+        }
+    }
+
+    /// The channels written out.
+    pub fn tensor(&self) -> FlexTensor {
+        if let Some(tensor) = self.as_tensor() {
+            return tensor.clone();
+        }
+        let [n, h, w] = self.size;
+        let dims = [n, self.channels.len(), h, w];
+        let planes = self.planes();
+        let work = self.channels.iter().map(Vec::len).max().unwrap_or(0).max(1) * h * w;
+        let [y] = fill_planes(dims, [h * w], work, |range, [out]| write(&planes, range, out));
+        into_tensor(y, dims)
+    }
+
+    /// For reading plane by plane.
+    pub fn planes(&self) -> Planes<'_> {
+        Planes { views: self.sources.iter().map(|source| View::new(&source.tensor)).collect(), combination: self }
+    }
+}
+
+impl Planes<'_> {
+    /// Writes the planes of some channels of one image, `stride` apart.
+    pub fn write(&self, image: usize, channels: Range<usize>, pixels: usize, stride: usize, out: &mut [f32]) {
+        write_channels(self, image, channels, pixels, stride, out);
+    }
+
+    /// Writes the plane of one channel of one image.
+    #[inline(always)]
+    fn plane<S: Simd>(&self, image: usize, channel: usize, out: &mut [f32]) {
+        let terms = &self.combination.channels[channel];
+        let of_image = |term: &Term| match &self.combination.sources[term.source].per_image {
+            Some(factors) => factors[image],
+            None => 1.0,
+        };
+        let read = |term: &Term| self.views[term.source].plane(image, term.channel);
+        let factor = |term: &Term| splat::<S>(term.factor * of_image(term));
+        let constant = splat::<S>(terms.iter().map(|term| term.offset * of_image(term)).sum::<f32>());
+        match terms.as_slice() {
+            [] => out.fill(0.0),
+            [a] => {
+                let fa = factor(a);
+                map([read(a)], out, |[a]: [Vector<S, f32>; 1]| fa.mul_add(a, constant));
+            }
+            [a, b, rest @ ..] => {
+                let (fa, fb) = (factor(a), factor(b));
+                map([read(a), read(b)], out, |[a, b]: [Vector<S, f32>; 2]| fb.mul_add(b, fa.mul_add(a, constant)));
+                let (fours, ones) = rest.as_chunks::<4>();
+                for four in fours {
+                    let [fa, fb, fc, fd] = four.each_ref().map(factor);
+                    update(four.each_ref().map(read), out, |[a, b, c, d]: [Vector<S, f32>; 4], y| {
+                        y + (fb.mul_add(b, fa * a) + fd.mul_add(d, fc * c))
+                    });
+                }
+                for one in ones {
+                    let f = factor(one);
+                    update([read(one)], out, |[x]: [Vector<S, f32>; 1], y| f.mul_add(x, y));
+                }
+            }
+        }
+    }
+}
+
+/// For each channel of `g` the sum of its pixels and its products with the planes named for it.
+pub fn products(g: &FlexTensor, sources: &[FlexTensor], factors: &[Vec<Factor>]) -> Products {
+    let g = View::new(g);
+    let views: Vec<View> = sources.iter().map(View::new).collect();
+    let [n, c, ..] = g.dims;
+    assert_eq!(c, factors.len(), "a list of factors a channel");
+    // All channels get the width of the longest, so that planes can be shared out evenly.
+    let width = 1 + factors.iter().map(Vec::len).max().unwrap_or(0);
+    let work = width * g.pixels();
+    let [values] = fill_planes(g.dims, [width], work, |planes, [out]| products_of(&views, factors, g, planes, out));
+    Products { values, images: n, starts: (0..c).map(|channel| channel * width).collect(), width: c * width }
+}
+
+impl Products {
+    /// Sum `which` of a channel over all images, each times its factor: 0 is the sum of `g`, i + 1 the product with factor i.
+    pub fn total(&self, channel: usize, which: usize, per_image: Option<&Arc<[f32]>>) -> f64 {
+        let at = self.starts[channel] + which;
+        let of_image = |image: usize| f64::from(self.values[image * self.width + at]);
+        match per_image {
+            Some(factors) => (0..self.images).map(|image| of_image(image) * f64::from(factors[image])).sum(),
+            None => (0..self.images).map(of_image).sum(),
+        }
+    }
+}
+
+#[macerator::with_simd]
+fn write<'a, S: Simd>(combination: &Planes<'a>, range: Range<usize>, out: &mut [f32]) {
+    let channels = combination.combination.channels.len();
+    let pixels = out.len() / range.len();
+    for (plane, out) in range.zip(out.chunks_exact_mut(pixels)) {
+        combination.plane::<S>(plane / channels, plane % channels, out);
+    }
+}
+
+#[macerator::with_simd]
+fn write_channels<'a, S: Simd>(
+    combination: &Planes<'a>,
+    image: usize,
+    channels: Range<usize>,
+    pixels: usize,
+    stride: usize,
+    out: &mut [f32],
+) {
+    for (channel, out) in channels.zip(out.chunks_exact_mut(stride)) {
+        combination.plane::<S>(image, channel, &mut out[..pixels]);
+    }
+}
+
+#[macerator::with_simd]
+fn products_of<'a, S: Simd>(
+    sources: &[View<'a>],
+    factors: &[Vec<Factor>],
+    g: View<'a>,
+    planes: Range<usize>,
+    out: &mut [f32],
+) {
+    let width = out.len() / planes.len();
+    for (([image, channel], g), out) in g.walk(planes).zip(out.chunks_exact_mut(width)) {
+        let factors = &factors[channel];
+        let read = |factor: &Factor| sources[factor.source].plane(image, factor.channel);
+        [out[0]] = sums::<S, 1, 1>([g], |[g]| [g]);
+        let (threes, ones) = factors.as_chunks::<3>();
+        let (out_of_threes, out_of_ones) = out[1..=factors.len()].split_at_mut(3 * threes.len());
+        for (three, out) in threes.iter().zip(out_of_threes.chunks_exact_mut(3)) {
+            let [a, b, c] = three.each_ref().map(read);
+            let [ca, cb, cc] = three.each_ref().map(|factor| splat::<S>(factor.center));
+            out.copy_from_slice(&sums::<S, 4, 3>([g, a, b, c], |[g, a, b, c]| {
+                [g * (a - ca), g * (b - cb), g * (c - cc)]
+            }));
+        }
+        for (one, out) in ones.iter().zip(out_of_ones) {
+            let center = splat::<S>(one.center);
+            [*out] = sums::<S, 2, 1>([g, read(one)], |[g, x]| [g * (x - center)]);
+        }
+    }
+}

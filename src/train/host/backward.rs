@@ -1,0 +1,242 @@
+//! The walk back over the tape.
+use std::collections::HashMap;
+
+use burn::backend::{Flex, flex::FlexTensor};
+
+use super::{
+    Gradients, Tape,
+    gradient::{Gradient, ThroughNorm},
+    record::{Conv, Mix, Part, Read, Record, Separable},
+    value::dims,
+};
+use crate::ir::{ParamId, ValueId};
+use crate::kernels::{
+    cpu::{
+        combine::{Combination, Factor, Products, Source, products},
+        convolve_rectified_grads, planes, separable,
+    },
+    ops::{KernelGrads, Wanted},
+};
+
+impl Tape {
+    /// From the gradients of the outputs, `[N, classes, 1, 1]`, those of parameters and inputs. Gives up each part of the tape
+    /// as soon as it is used.
+    pub fn backward(self, outputs: Vec<FlexTensor>) -> Gradients {
+        let mut back = Back {
+            images: (0..self.values).map(|_| None).collect(),
+            flat: HashMap::new(),
+            params: (0..self.params).map(|_| None).collect(),
+            weights: self.weights,
+        };
+        for (id, g) in self.outputs.iter().zip(outputs) {
+            back.give(*id, g);
+        }
+        for step in self.records.into_iter().rev() {
+            // What no output depends on has no gradient.
+            if let Some(gradient) = back.images[step.output.index()].take() {
+                back.step(step.record, gradient);
+            }
+        }
+        let flat = |(id, len): &(ValueId, usize)| {
+            let mut sums = back.flat.remove(id)?;
+            sums.resize(*len, 0.0);
+            Some(sums.into_iter().map(|sum| sum as f32).collect())
+        };
+        let inputs = self.inputs.iter().map(flat).collect();
+        Gradients { params: back.params, inputs }
+    }
+}
+
+struct Back {
+    images: Vec<Option<Gradient>>,
+    flat: HashMap<ValueId, Vec<f64>>,
+    params: Vec<Option<FlexTensor>>,
+    weights: bool,
+}
+
+impl Back {
+    fn step(&mut self, record: Record, gradient: Gradient) {
+        match record {
+            Record::Conv(conv) => self.conv(conv, gradient.sum.tensor()),
+            Record::Norm { x, of, ids } => {
+                let ThroughNorm { sum, scale, shift } = gradient.through(&of.z, &of.norm);
+                self.norm(ids, &scale, &shift);
+                self.give_all(x, dims(&of.z), &sum, 0);
+            }
+            Record::Relu { x, y } => self.give(x, Flex::rectify_grad(y, gradient.sum.tensor())),
+            Record::MaxPool { x, dims, argmax, window, border } => {
+                let dx = Flex::pool_max_grad(dims, argmax, gradient.sum.tensor(), window);
+                self.give(x, if border == [[0, 0], [0, 0]] { dx } else { planes::crop(dx, border) });
+            }
+            Record::AvgPool { x, dims, window, count_include_pad } => {
+                self.give(x, Flex::pool_avg_grad(dims, gradient.sum.tensor(), window, count_include_pad));
+            }
+            Record::Mean { x, size } => self.give(x, planes::means_grad(gradient.sum.tensor(), size)),
+            Record::Reshape { x, dims } => self.give(x, planes::reshape(gradient.sum.tensor(), dims)),
+            Record::Pad { x, border } => self.give(x, planes::crop(gradient.sum.tensor(), border)),
+            Record::Crop { x, border } => self.give(x, planes::pad(gradient.sum.tensor(), border, 0.0)),
+            Record::Channels { x, dims, start } => self.give_all(x, dims, &gradient.sum, start),
+            Record::Separable(units) => self.separable(units, gradient),
+            Record::Mix(mix) => self.mix(mix, gradient.sum.tensor()),
+        }
+    }
+
+    fn gradient(&mut self, x: ValueId, [n, c, h, w]: [usize; 4]) -> &mut Gradient {
+        self.images[x.index()].get_or_insert_with(|| Gradient::zeros([n, h, w], c))
+    }
+
+    fn give(&mut self, x: ValueId, g: FlexTensor) {
+        let dims = dims(&g);
+        self.gradient(x, dims).add(Source::new(g), (0..dims[1]).map(|c| (c, c, 1.0)));
+    }
+
+    fn give_all(&mut self, x: ValueId, dims: [usize; 4], g: &Combination, start: usize) {
+        self.gradient(x, dims).add_all(g, start);
+    }
+
+    fn param(&mut self, id: ParamId, g: FlexTensor) {
+        let count = g.layout().num_elements();
+        let g = g.to_contiguous().reshape(burn::tensor::Shape::new([count]));
+        let slot = &mut self.params[id.index()];
+        *slot = Some(match slot.take() {
+            Some(sum) => <Flex as burn::backend::ops::FloatTensorOps<Flex>>::float_add(sum, g),
+            None => g,
+        });
+    }
+
+    fn norm(&mut self, ids: [Option<ParamId>; 2], scale: &[f32], shift: &[f32]) {
+        for (id, values) in ids.into_iter().zip([scale, shift]) {
+            if let (true, Some(id)) = (self.weights, id) {
+                self.param(id, planes::tensor(values.to_vec(), [values.len()]));
+            }
+        }
+    }
+
+    fn conv(&mut self, conv: Conv, g: FlexTensor) {
+        let Conv { x, read, weight, ids: [weight_id, bias_id], window, groups, relu_in, rectified, wanted_x } = conv;
+        let g = match rectified {
+            Some(y) => Flex::rectify_grad(y, g),
+            None => g,
+        };
+        let wanted =
+            Wanted { x: wanted_x, w: self.weights && weight_id.is_some(), bias: self.weights && bias_id.is_some() };
+        let grads = match relu_in {
+            true => convolve_rectified_grads(read, weight, g, window, groups, wanted),
+            false => Flex::convolve_grads(read, weight, g, window, groups, wanted),
+        };
+        for (id, grad) in [(weight_id, grads.w), (bias_id, grads.bias)] {
+            if let Some((id, grad)) = id.zip(grad) {
+                self.param(id, grad);
+            }
+        }
+        if let Some(dx) = grads.x {
+            self.give(x, dx);
+        }
+    }
+
+    fn separable(&mut self, record: Separable, gradient: Gradient) {
+        let ThroughNorm { sum, scale, shift } = gradient.through(&record.z, &record.norm);
+        let mut start = 0;
+        for (layer, unit) in record.layers.iter().zip(&record.units) {
+            let channels = start..start + unit.outs;
+            self.norm([layer.scale, layer.shift], &scale[channels.clone()], &shift[channels]);
+            start += unit.outs;
+        }
+        let wanted = [record.wanted_x, self.weights];
+        let centers = record.lines.as_ref().map(|norm| norm.mean.as_slice());
+        let separable::Backward { dx, totals, dw } =
+            separable::backward(&record.read, record.lines(), &record.units, &record.weights, &sum, centers, wanted);
+        for (layer, grads) in record.layers.iter().zip(dw.into_iter().flatten()) {
+            self.param(layer.depthwise, planes::tensor(grads.depthwise.to_vec(), [grads.depthwise.len()]));
+            self.param(layer.pointwise, planes::tensor(grads.pointwise.to_vec(), [grads.pointwise.len()]));
+        }
+        if let Some(dx) = dx {
+            let channels = separable::channels_read(&record.units);
+            let terms = channels.iter().enumerate().map(|(from, &to)| (to, from, 1.0));
+            let gradient = self.gradient(record.x, dims(&record.read));
+            match centers {
+                Some(_) => gradient.add_counted(Source::new(dx), terms, channels.iter().copied().zip(totals)),
+                None => gradient.add(Source::new(dx), terms),
+            }
+        }
+    }
+
+    fn mix(&mut self, mix: Mix, g: FlexTensor) {
+        let (products, places) = products_of(&mix, &g);
+        for (part, places) in mix.terms.iter().zip(places) {
+            if let Read::Normal(_) | Read::Dense(_) = part.read {
+                self.weights_of(part, &places, &products);
+            }
+            if !part.wanted_x {
+                continue;
+            }
+            let source = Source::scaled(g.clone(), part.mask.clone());
+            let terms = (0..part.len).map(|i| (part.from + i, part.to + i * part.step, part.factor));
+            let gradient = self.gradient(part.x, part.dims);
+            match part.read {
+                Read::Normal(_) => {
+                    let totals = places.iter().enumerate().map(|(i, &[channel, which])| {
+                        let total = |which| f64::from(part.factor) * products.total(channel, which, part.mask.as_ref());
+                        (part.from + i, [total(0), total(which)])
+                    });
+                    gradient.add_counted(source, terms, totals);
+                }
+                Read::Dense(_) | Read::Nothing => gradient.add(source, terms),
+            }
+        }
+    }
+
+    /// Gradients of the weights that multiply a term.
+    fn weights_of(&mut self, part: &Part, places: &[[usize; 2]], products: &Products) {
+        if !part.weights.iter().any(|weight| weight.3) {
+            return;
+        }
+        let of_channel = |(i, &[channel, which]): (usize, &[usize; 2])| {
+            let total = |which| products.total(channel, which, part.mask.as_ref());
+            match &part.read {
+                Read::Normal(normal) => {
+                    let at = part.from + i;
+                    f64::from(normal.norm.lines.factor[at]) * total(which) + f64::from(normal.norm.shift[at]) * total(0)
+                }
+                _ => total(which),
+            }
+        };
+        let product: f64 = places.iter().enumerate().map(of_channel).sum();
+        for (i, &(id, element, _, wanted)) in part.weights.iter().enumerate() {
+            if wanted {
+                let others = part.weights.iter().enumerate().filter(|(j, _)| *j != i);
+                let others: f64 = others.map(|(_, weight)| f64::from(weight.2)).product();
+                let sums = self.flat.entry(id).or_default();
+                sums.resize(sums.len().max(element + 1), 0.0);
+                sums[element] += others * product;
+            }
+        }
+    }
+}
+
+/// Products of the gradient with all that was read and kept, and for each term and channel where its product is.
+fn products_of(mix: &Mix, g: &FlexTensor) -> (Products, Vec<Vec<[usize; 2]>>) {
+    let [_, channels, ..] = dims(g);
+    let mut factors: Vec<Vec<Factor>> = vec![Vec::new(); channels];
+    let mut sources = Vec::new();
+    let mut places = Vec::with_capacity(mix.terms.len());
+    for part in &mix.terms {
+        let (tensor, norm) = match &part.read {
+            Read::Normal(normal) => (&normal.z, Some(&normal.norm)),
+            Read::Dense(tensor) => (tensor, None),
+            Read::Nothing => {
+                places.push(Vec::new());
+                continue;
+            }
+        };
+        sources.push(tensor.clone());
+        let place = |i: usize| {
+            let (of_g, channel) = (part.to + i * part.step, part.from + i);
+            let center = norm.map_or(0.0, |norm| norm.mean[channel]);
+            factors[of_g].push(Factor { source: sources.len() - 1, channel, center });
+            [of_g, factors[of_g].len()]
+        };
+        places.push((0..part.len).map(place).collect());
+    }
+    (products(g, &sources, &factors), places)
+}

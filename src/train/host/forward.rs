@@ -1,0 +1,401 @@
+//! The walk over the nodes.
+use std::{collections::HashMap, sync::Arc};
+
+use burn::backend::{Flex, flex::FlexTensor};
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    Done, Input, Mask, Pass, Statistics, Step, Tape,
+    graph::{last_uses, lazily_read, plain_terms},
+    record::{Conv, Mix, Part, Read, Record, Separable},
+    unsupported,
+    value::{Norm, Normal, Value, dims},
+};
+use crate::ir::{self, MixTerm, Node, Op, ParamId, ValueId};
+use crate::kernels::{
+    self,
+    cpu::{combine::Combination, combine::Source, convolve_rectified, norm, planes, readable, separable, vector},
+    ops::{KernelGrads, KernelOps, Operands},
+};
+use crate::train::TrainError;
+use crate::train::drop_path::keep_mask;
+use crate::train::module::kernel_window;
+
+/// Runs the graph in training mode.
+///
+/// # Errors
+/// When an input or a window has a form that the kernels do not have.
+pub fn forward(pass: &Pass, inputs: Vec<Input>, rng: &mut ChaCha8Rng) -> Result<Done, TrainError> {
+    let graph = pass.graph;
+    let mut walk = Walk {
+        pass,
+        values: vec![None; graph.values.len()],
+        needs: vec![false; graph.values.len()],
+        last_use: last_uses(graph),
+        lazy: lazily_read(graph),
+        records: Vec::new(),
+        statistics: Vec::new(),
+        known: HashMap::new(),
+        rng,
+    };
+    for ((&id, input), wanted) in graph.inputs.iter().zip(inputs).zip(pass.wanted) {
+        walk.values[id.index()] = Some(match input {
+            Input::Image(image) => Value::Dense(readable(image)),
+            Input::Flat(values) => Value::Flat(Arc::new(values)),
+        });
+        walk.needs[id.index()] = *wanted;
+    }
+    for (i, node) in graph.nodes.iter().enumerate() {
+        walk.node(node)?;
+        node.inputs.iter().filter(|v| walk.last_use[v.index()] == i).for_each(|v| walk.values[v.index()] = None);
+    }
+    let outputs: Vec<ValueId> = graph.outputs.iter().map(|output| output.value).collect();
+    let tensors = outputs.iter().zip(&graph.outputs).map(|(v, output)| match &walk.values[v.index()] {
+        Some(Value::Dense(rows)) => Ok(rows.clone()),
+        _ => Err(unsupported(&output.name, "an output must be [N, classes]")),
+    });
+    Ok(Done {
+        outputs: tensors.collect::<Result<_, _>>()?,
+        statistics: walk.statistics,
+        tape: Tape {
+            records: walk.records,
+            outputs,
+            inputs: graph.inputs.iter().map(|v| (*v, graph.shape(*v).elements())).collect(),
+            values: graph.values.len(),
+            params: graph.params.len(),
+            weights: pass.weights,
+        },
+    })
+}
+
+struct Walk<'a> {
+    pass: &'a Pass<'a>,
+    values: Vec<Option<Value>>,
+    /// Which values want a gradient.
+    needs: Vec<bool>,
+    last_use: Vec<usize>,
+    /// Which values are read only by nodes that apply a normalisation themselves.
+    lazy: Vec<bool>,
+    records: Vec<Step>,
+    statistics: Vec<Statistics>,
+    /// Mean and variance of values that have been normalised.
+    known: HashMap<ValueId, Arc<[[f32; 2]]>>,
+    rng: &'a mut ChaCha8Rng,
+}
+
+/// Where the layers of one batch norm lie.
+struct NormLayer<'a> {
+    scale: Option<ParamId>,
+    shift: Option<ParamId>,
+    mean: ParamId,
+    var: ParamId,
+    epsilon: f32,
+    statistics: &'a [[f32; 2]],
+    /// Values a channel's statistics are of.
+    count: usize,
+}
+
+impl Walk<'_> {
+    fn node(&mut self, node: &Node) -> Result<(), TrainError> {
+        let x = node.inputs[0];
+        let mut needs = node.inputs.iter().any(|v| self.needs[v.index()]);
+        let trainable = |id: ParamId| self.pass.graph.param(id).role.is_trainable();
+        needs |= self.pass.weights && node.op.params().into_iter().any(trainable);
+        let (value, record) = match &node.op {
+            Op::Conv { weight, bias, window, groups, relu_in, relu_out } => {
+                let window = kernel_window(window, node)?;
+                let shape = &self.pass.graph.param(*weight).shape;
+                let shape = [shape[0], shape[1], shape[2], shape[3]];
+                self.conv(node, [Some(*weight), *bias], shape, window, *groups, [*relu_in, *relu_out])?
+            }
+            Op::Linear { weight, bias } => {
+                let shape = &self.pass.graph.param(*weight).shape;
+                let shape = [shape[0], shape[1], 1, 1];
+                let pixel = kernels::Window::square(1, 1, 0, 1);
+                self.conv(node, [Some(*weight), *bias], shape, pixel, 1, [false, false])?
+            }
+            &Op::BatchNorm { scale, shift, mean, var, epsilon } => {
+                let z = self.dense(x, node)?;
+                let [n, c, h, w] = dims(&z);
+                // Several edges normalise one pool, each with running statistics of its own.
+                let known = self.known.get(&x).cloned();
+                let statistics = known.unwrap_or_else(|| match self.pass.train {
+                    true => norm::statistics(&norm::plane_moments(&z), [n, c], h * w).into(),
+                    false => [].into(),
+                });
+                self.known.insert(x, statistics.clone());
+                let layer = NormLayer { scale, shift, mean, var, epsilon, statistics: &statistics, count: n * h * w };
+                let mut norm = Norm::default();
+                self.norm(&layer, &mut norm);
+                self.normalised(node, x, Normal { z, norm: Arc::new(norm) }, [scale, shift])
+            }
+            Op::Relu => {
+                let y = Flex::rectify(self.dense(x, node)?);
+                (Value::Dense(y.clone()), Record::Relu { x, y })
+            }
+            Op::MaxPool(window) => {
+                let (of, border) = self.whole_windows(self.dense(x, node)?, window);
+                let window = kernel_window(&ir::Window { ceil: false, ..*window }, node)?;
+                if needs {
+                    let dims = dims(&of);
+                    let (y, argmax) = Flex::pool_max_with_argmax(of, window);
+                    (Value::Dense(y), Record::MaxPool { x, dims, argmax, window, border })
+                } else {
+                    (Value::Dense(Flex::pool_max(of, window)), Record::Reshape { x, dims: [0; 4] })
+                }
+            }
+            Op::AvgPool { window, count_include_pad } => {
+                if window.ceil {
+                    return Err(unsupported(&node.name, "average pooling with ceil mode cannot be trained"));
+                }
+                let (of, window) = (self.dense(x, node)?, kernel_window(window, node)?);
+                let (dims, count_include_pad) = (dims(&of), *count_include_pad);
+                let y = Flex::pool_avg(of, window, count_include_pad);
+                (Value::Dense(y), Record::AvgPool { x, dims, window, count_include_pad })
+            }
+            Op::GlobalAvgPool => {
+                let of = self.dense(x, node)?;
+                let [_, _, h, w] = dims(&of);
+                (Value::Dense(planes::means(of)), Record::Mean { x, size: [h, w] })
+            }
+            Op::Flatten { axis } => {
+                let of = self.dense(x, node)?;
+                let dims = dims(&of);
+                let (rows, columns) = dims.split_at(*axis);
+                let shape = [rows.iter().product(), columns.iter().product(), 1, 1];
+                (Value::Dense(planes::reshape(of, shape)), Record::Reshape { x, dims })
+            }
+            Op::Slice { ranges } => self.slice(node, ranges)?,
+            Op::Pad { pads, value } => {
+                let &[[0, 0], [0, 0], rows, columns] = pads.as_slice() else {
+                    return Err(unsupported(&node.name, "only height and width can be padded in training"));
+                };
+                let border = [rows, columns];
+                (Value::Dense(planes::pad(self.dense(x, node)?, border, *value)), Record::Pad { x, border })
+            }
+            Op::Separable { units } => self.separable(node, units)?,
+            Op::Mix { channels, terms } => self.mix(node, *channels, terms)?,
+            Op::Add | Op::Concat { .. } | Op::WeightedSum { .. } | Op::ChannelShuffle { .. } | Op::DropPath => {
+                let (channels, terms) = plain_terms(self.pass.graph, node)?;
+                self.mix(node, channels, &terms)?
+            }
+        };
+        self.values[node.output.index()] = Some(value);
+        self.needs[node.output.index()] = needs;
+        if needs {
+            self.records.push(Step { output: node.output, record });
+        }
+        Ok(())
+    }
+
+    fn value(&self, id: ValueId, node: &Node) -> Result<&Value, TrainError> {
+        let why = || format!("the input `{}` was not given", self.pass.graph.value(id).name);
+        self.values[id.index()].as_ref().ok_or_else(|| unsupported(&node.name, &why()))
+    }
+
+    fn dense(&self, id: ValueId, node: &Node) -> Result<FlexTensor, TrainError> {
+        match self.value(id, node)? {
+            Value::Dense(x) => Ok(x.clone()),
+            Value::Normal(normal) => Ok(normal.tensor()),
+            Value::Flat(_) => Err(unsupported(&node.name, "the input must be [N, C, H, W]")),
+        }
+    }
+
+    fn flat(&self, id: ValueId, node: &Node) -> Result<&Arc<Vec<f32>>, TrainError> {
+        match self.value(id, node)? {
+            Value::Flat(values) => Ok(values),
+            _ => Err(unsupported(&node.name, "the weights must be flat")),
+        }
+    }
+
+    fn contents(&self, id: ParamId) -> Vec<f32> {
+        vector(&self.pass.params[id.index()])
+    }
+
+    fn conv(
+        &self,
+        node: &Node,
+        ids: [Option<ParamId>; 2],
+        shape: [usize; 4],
+        window: kernels::Window,
+        groups: usize,
+        [relu_in, relu_out]: [bool; 2],
+    ) -> Result<(Value, Record), TrainError> {
+        let x = node.inputs[0];
+        let read = self.dense(x, node)?;
+        let param = |id: ParamId| self.pass.params[id.index()].clone();
+        let weight = ids[0].map(param).ok_or_else(|| unsupported(&node.name, "it has no weights"))?;
+        let weight = planes::reshape(weight, shape);
+        let bias = Operands(ids[1].map(param).into_iter().collect());
+        let mut y = match relu_in {
+            true => convolve_rectified(read.clone(), weight.clone(), bias, window, groups),
+            false => Flex::convolve(read.clone(), weight.clone(), bias, window, groups),
+        };
+        if relu_out {
+            y = Flex::rectify(y);
+        }
+        let rectified = relu_out.then(|| y.clone());
+        let wanted_x = self.needs[x.index()];
+        Ok((Value::Dense(y), Record::Conv(Conv { x, read, weight, ids, window, groups, relu_in, rectified, wanted_x })))
+    }
+
+    /// Adds the channels of a batch norm to `norm` and notes its statistics.
+    fn norm(&mut self, layer: &NormLayer, norm: &mut Norm) {
+        let contents = |id: Option<ParamId>| id.map(|id| self.contents(id));
+        let (scale, shift) = (contents(layer.scale), contents(layer.shift));
+        if !self.pass.train {
+            let running = self.contents(layer.mean).into_iter().zip(self.contents(layer.var));
+            for (c, (mean, var)) in running.enumerate() {
+                let inverse = norm::inverse_deviation(var, layer.epsilon);
+                norm.push(mean, inverse, scale.as_ref().map_or(1.0, |s| s[c]), shift.as_ref().map_or(0.0, |s| s[c]));
+            }
+            return;
+        }
+        for (c, [mean, var]) in layer.statistics.iter().enumerate() {
+            let inverse = norm::inverse_deviation(*var, layer.epsilon);
+            norm.push(*mean, inverse, scale.as_ref().map_or(1.0, |s| s[c]), shift.as_ref().map_or(0.0, |s| s[c]));
+        }
+        // PyTorch keeps the unbiased variance; of a single value there is none, so the biased one stays.
+        let count = layer.count as f32;
+        let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
+        self.statistics.push(Statistics {
+            mean_id: layer.mean,
+            var_id: layer.var,
+            mean: layer.statistics.iter().map(|[mean, _]| *mean).collect(),
+            var: layer.statistics.iter().map(|[_, var]| *var * unbiased).collect(),
+        });
+    }
+
+    /// The normalised value: as it is where its readers can normalise it themselves, else written out.
+    fn normalised(&self, node: &Node, x: ValueId, normal: Normal, ids: [Option<ParamId>; 2]) -> (Value, Record) {
+        if self.lazy[node.output.index()] {
+            return (Value::Normal(normal.clone()), Record::Norm { x, of: normal, ids });
+        }
+        let y = normal.tensor();
+        if ids != [None, None] {
+            return (Value::Dense(y), Record::Norm { x, of: normal, ids });
+        }
+        // Without scale and shift the result is the normalised value, which others keep as well: kept instead of z it saves
+        // one tensor. Seen from it the mean is 0, and the gradient is divided by the deviation once only.
+        let mut norm = Norm::default();
+        normal.norm.inverse.iter().for_each(|&inverse| norm.push(0.0, 1.0, inverse, 0.0));
+        let of = Normal { z: y.clone(), norm: Arc::new(norm) };
+        (Value::Dense(y), Record::Norm { x, of, ids })
+    }
+
+    /// Turns ceil mode into a border behind the image, where a last window is only partly covered.
+    fn whole_windows(&self, x: FlexTensor, window: &ir::Window) -> (FlexTensor, planes::Border) {
+        let [_, _, h, w] = dims(&x);
+        let missing = |size: usize, axis: usize| {
+            let outputs = window.output(size, axis).unwrap_or(1);
+            let needed = (outputs - 1) * window.stride[axis] + window.extent(axis);
+            needed.saturating_sub(size + window.padding[axis] + window.padding[axis + 2])
+        };
+        let (down, right) = if window.ceil { (missing(h, 0), missing(w, 1)) } else { (0, 0) };
+        let border = [[0, down], [0, right]];
+        if down + right == 0 { (x, border) } else { (planes::pad(x, border, f32::MIN), border) }
+    }
+
+    fn slice(&self, node: &Node, ranges: &[ir::Range]) -> Result<(Value, Record), TrainError> {
+        let x = node.inputs[0];
+        if let &[ir::Range { axis: 1, start, len, step: 1 }] = ranges {
+            let cut = |x: &FlexTensor| x.narrow(1, start, len);
+            let (value, dims) = match self.value(x, node)? {
+                Value::Normal(Normal { z, norm }) => {
+                    (Value::Normal(Normal { z: cut(z), norm: Arc::new(norm.part(start, len)) }), dims(z))
+                }
+                Value::Dense(x) => (Value::Dense(cut(x)), dims(x)),
+                Value::Flat(_) => return Err(unsupported(&node.name, "the input must be [N, C, H, W]")),
+            };
+            return Ok((value, Record::Channels { x, dims, start }));
+        }
+        let of = self.dense(x, node)?;
+        let [_, _, h, w] = dims(&of);
+        let mut border = [[0, 0], [0, 0]];
+        for range in ranges {
+            let (axis @ (2 | 3), 1) = (range.axis, range.step) else {
+                return Err(unsupported(&node.name, "a slice of this form cannot be trained"));
+            };
+            border[axis - 2] = [range.start, [h, w][axis - 2] - range.start - range.len];
+        }
+        Ok((Value::Dense(planes::crop(of, border)), Record::Crop { x, border }))
+    }
+
+    fn separable(&mut self, node: &Node, layers: &[ir::Unit]) -> Result<(Value, Record), TrainError> {
+        let x = node.inputs[0];
+        let (read, lines) = match self.value(x, node)? {
+            Value::Normal(Normal { z, norm }) => (z.clone(), Some(norm.clone())),
+            Value::Dense(x) => (x.clone(), None),
+            Value::Flat(_) => return Err(unsupported(&node.name, "the input must be [N, C, H, W]")),
+        };
+        let graph = self.pass.graph;
+        let unit = |layer: &ir::Unit| {
+            let (ins, outs) = (graph.param(layer.depthwise).shape[0], graph.param(layer.pointwise).shape[0]);
+            Ok(separable::Unit { from: layer.from, ins, outs, window: kernel_window(&layer.window, node)? })
+        };
+        let units: Vec<separable::Unit> = layers.iter().map(unit).collect::<Result<_, TrainError>>()?;
+        let weights = |layer: &ir::Unit| separable::UnitWeights {
+            depthwise: self.contents(layer.depthwise),
+            pointwise: self.contents(layer.pointwise),
+        };
+        let weights: Vec<separable::UnitWeights> = layers.iter().map(weights).collect();
+        let (z, moments) = separable::forward(&read, lines.as_ref().map(|norm| &norm.lines), &units, &weights);
+        let [n, c, h, w] = dims(&z);
+        let statistics = norm::statistics(&moments, [n, c], h * w);
+        let (mut norm, mut start) = (Norm::default(), 0);
+        for (layer, unit) in layers.iter().zip(&units) {
+            let &ir::Unit { scale, shift, mean, var, epsilon, .. } = layer;
+            let statistics = &statistics[start..start + unit.outs];
+            self.norm(&NormLayer { scale, shift, mean, var, epsilon, statistics, count: n * h * w }, &mut norm);
+            start += unit.outs;
+        }
+        let norm = Arc::new(norm);
+        let value = Value::Normal(Normal { z: z.clone(), norm: norm.clone() });
+        let (layers, wanted_x) = (layers.to_vec(), self.needs[x.index()]);
+        Ok((value, Record::Separable(Separable { x, read, lines, units, layers, weights, z, norm, wanted_x })))
+    }
+
+    fn mix(&mut self, node: &Node, channels: usize, terms: &[MixTerm]) -> Result<(Value, Record), TrainError> {
+        let mut parts = Vec::with_capacity(terms.len());
+        let mut sum: Option<Combination> = None;
+        for term in terms {
+            let x = node.inputs[term.input];
+            let value = self.value(x, node)?.clone();
+            let read = match &value {
+                Value::Dense(x) => x,
+                Value::Normal(normal) => &normal.z,
+                Value::Flat(_) => return Err(unsupported(&node.name, "a term must be [N, C, H, W]")),
+            };
+            let dims = dims(read);
+            let mut weights = Vec::with_capacity(term.weights.len());
+            for &(input, element) in &term.weights {
+                let id = node.inputs[input];
+                weights.push((id, element, self.flat(id, node)?[element], self.needs[id.index()]));
+            }
+            let factor: f32 = weights.iter().map(|weight| weight.2).product();
+            let mask: Mask = (term.drop_path && self.pass.drop_path > 0.0)
+                .then(|| keep_mask(dims[0], self.pass.drop_path, self.rng).into());
+            let sum = sum.get_or_insert_with(|| Combination::zeros([dims[0], dims[2], dims[3]], channels));
+            let lines = |channel: usize| match &value {
+                Value::Normal(Normal { norm, .. }) => [norm.lines.factor[channel], norm.lines.offset[channel]],
+                _ => [1.0, 0.0],
+            };
+            let of_channel = |i: usize| {
+                let [by, plus] = lines(term.from + i);
+                (term.to + i * term.step, term.from + i, factor * by, factor * plus)
+            };
+            sum.add(Source::scaled(read.clone(), mask.clone()), (0..term.len).map(of_channel));
+            let wanted_x = self.needs[x.index()];
+            let wanted_weight = weights.iter().any(|weight| weight.3);
+            let read = match value {
+                Value::Normal(normal) if wanted_x || wanted_weight => Read::Normal(normal),
+                Value::Dense(x) if wanted_weight => Read::Dense(x),
+                _ => Read::Nothing,
+            };
+            let &MixTerm { from, to, len, step, .. } = term;
+            parts.push(Part { x, dims, from, to, len, step, factor, weights, mask, read, wanted_x });
+        }
+        let sum = sum.ok_or_else(|| unsupported(&node.name, "there must be a term"))?;
+        Ok((Value::Dense(sum.tensor()), Record::Mix(Mix { terms: parts })))
+    }
+}

@@ -1,0 +1,97 @@
+//! What the walk has to know of the graph: sums of channels as terms, last readers, and who can read a value lazily.
+use super::unsupported;
+use crate::ir::{Graph, MixTerm, Node, Op, ValueId};
+use crate::train::TrainError;
+
+/// The terms of a node that no pass has made into a sum of channels.
+pub fn plain_terms(graph: &Graph, node: &Node) -> Result<(usize, Vec<MixTerm>), TrainError> {
+    let channels = |v: ValueId| {
+        let known = graph.shape(v).dim(1).filter(|_| matches!(graph.shape(v).rank(), 2 | 4));
+        known.ok_or_else(|| unsupported(&node.name, "the inputs must be [N, C, H, W]"))
+    };
+    let total = channels(node.output)?;
+    let whole = |input: usize, len: usize| MixTerm {
+        input,
+        from: 0,
+        len,
+        to: 0,
+        step: 1,
+        weights: Vec::new(),
+        drop_path: false,
+    };
+    let terms = match &node.op {
+        Op::WeightedSum { indices } => {
+            let term = |(k, &index): (usize, &usize)| MixTerm { weights: vec![(0, index)], ..whole(k + 1, total) };
+            indices.iter().enumerate().map(term).collect()
+        }
+        Op::Concat { axis: 1 } => {
+            let (mut terms, mut to) = (Vec::new(), 0);
+            for (input, &v) in node.inputs.iter().enumerate() {
+                terms.push(MixTerm { to, ..whole(input, channels(v)?) });
+                to += channels(v)?;
+            }
+            terms
+        }
+        Op::Concat { .. } => return Err(unsupported(&node.name, "only channels can be concatenated in training")),
+        Op::ChannelShuffle { groups } => {
+            let of_group =
+                |g: usize| MixTerm { from: g * (total / groups), to: g, step: *groups, ..whole(0, total / groups) };
+            (0..*groups).map(of_group).collect()
+        }
+        Op::DropPath => vec![MixTerm { drop_path: true, ..whole(0, total) }],
+        Op::Add => (0..node.inputs.len()).map(|input| whole(input, total)).collect(),
+        Op::Conv { .. }
+        | Op::BatchNorm { .. }
+        | Op::Relu
+        | Op::MaxPool(_)
+        | Op::AvgPool { .. }
+        | Op::GlobalAvgPool
+        | Op::Flatten { .. }
+        | Op::Linear { .. }
+        | Op::Slice { .. }
+        | Op::Pad { .. }
+        | Op::Separable { .. }
+        | Op::Mix { .. } => return Err(unsupported(&node.name, "it is no sum of channels")),
+    };
+    Ok((total, terms))
+}
+
+/// For each value the last node that reads it; none for outputs.
+pub fn last_uses(graph: &Graph) -> Vec<usize> {
+    let mut last = vec![usize::MAX; graph.values.len()];
+    for (i, node) in graph.nodes.iter().enumerate() {
+        node.inputs.iter().for_each(|v| last[v.index()] = i);
+    }
+    graph.outputs.iter().for_each(|output| last[output.value.index()] = usize::MAX);
+    last
+}
+
+/// For each value whether all that read it can read it before its normalisation.
+pub fn lazily_read(graph: &Graph) -> Vec<bool> {
+    let mut lazy = vec![true; graph.values.len()];
+    for node in &graph.nodes {
+        let can = match &node.op {
+            Op::Separable { .. }
+            | Op::Mix { .. }
+            | Op::WeightedSum { .. }
+            | Op::ChannelShuffle { .. }
+            | Op::DropPath => true,
+            Op::Add | Op::Concat { .. } => true,
+            Op::Conv { .. }
+            | Op::BatchNorm { .. }
+            | Op::Relu
+            | Op::MaxPool(_)
+            | Op::AvgPool { .. }
+            | Op::GlobalAvgPool
+            | Op::Flatten { .. }
+            | Op::Linear { .. }
+            | Op::Slice { .. }
+            | Op::Pad { .. } => false,
+        };
+        if !can {
+            node.inputs.iter().for_each(|v| lazy[v.index()] = false);
+        }
+    }
+    graph.outputs.iter().for_each(|output| lazy[output.value.index()] = false);
+    lazy
+}
