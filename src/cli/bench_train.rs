@@ -74,6 +74,8 @@ struct SearchTimes {
     weight_step_s: f64,
     step_s: f64,
     peak_mib: Option<u64>,
+    /// What `search` and `build` would have said before.
+    estimated_mib: Option<u64>,
     batch: usize,
     threads: usize,
     device: String,
@@ -86,6 +88,8 @@ struct SearchTimes {
 struct TrainTimes {
     step_s: f64,
     peak_mib: Option<u64>,
+    /// What `search` and `build` would have said before.
+    estimated_mib: Option<u64>,
     images_per_s: f64,
     batch: usize,
     threads: usize,
@@ -99,6 +103,7 @@ pub fn search(args: &BenchSearchArgs, console: &Console) -> Result<Verdict> {
     let mut supernet = Supernet::new(&config, 10, [32, 32], &device)?;
     let arch = Arch::new(config.shape()?, config.edge_normalisation, config.seed);
     let mut sgd = Sgd::new(config.weights.momentum, config.weights.weight_decay, config.weights.clip);
+    let estimated_mib = supernet.module.need(args.batch, true).map(|need| need.peak_mib());
     let graph = supernet.module.graph();
     let price = cost(graph, &[graph.outputs[0].value]);
     let bar = console.bar(args.steps as u64 + 1, "steps");
@@ -136,6 +141,7 @@ pub fn search(args: &BenchSearchArgs, console: &Console) -> Result<Verdict> {
         weight_step_s: median(weight_s),
         step_s,
         peak_mib: peak_mib(),
+        estimated_mib,
         batch: args.batch,
         threads: rayon::current_num_threads(),
         device: name,
@@ -169,6 +175,7 @@ pub fn train(args: &BenchTrainArgs, console: &Console) -> Result<Verdict> {
     let price = cost(&graph, &[graph.outputs[0].value]);
     let (model, _) = apply(TRAINING, verify(Model::initial(graph, 0))?)?;
     let mut module = GraphModule::new(&model, &device);
+    let estimated_mib = module.need(args.batch, false).map(|need| need.peak_mib());
     let mut sgd = Sgd::new(config.weights.momentum, config.weights.weight_decay, config.weights.clip);
     let bar = console.bar(args.steps as u64 + 1, "steps");
     let mut seconds = Vec::new();
@@ -197,6 +204,7 @@ pub fn train(args: &BenchTrainArgs, console: &Console) -> Result<Verdict> {
     let times = TrainTimes {
         step_s,
         peak_mib: peak_mib(),
+        estimated_mib,
         images_per_s: args.batch as f64 / step_s,
         batch: args.batch,
         threads: rayon::current_num_threads(),

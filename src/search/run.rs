@@ -26,7 +26,7 @@ use crate::genotype::Genotype;
 use crate::train::checkpoint::{Origin, Run, pack, unpack};
 use crate::train::evaluate::{Evaluation, Tally, evaluate};
 use crate::train::keeper::Keeper;
-use crate::train::memory::peak_mib;
+use crate::train::memory::{self, peak_mib};
 use crate::train::optim::Sgd;
 use crate::train::progress::{Event, Observer, tell};
 use crate::train::{Lines, TrainError, weights};
@@ -166,6 +166,11 @@ impl<'a> Job<'a> {
             loaded.warnings.into_iter().for_each(|warning| tell(observer, Event::Warning(warning)));
             let text = format!("goes on after {} epochs and {} steps", state.epoch, state.sums.step);
             tell(observer, Event::Message(text));
+        }
+        if state.epoch < config.epochs {
+            let batch = config.batch_size.min(loaders.train.images().max(loaders.arch.images()));
+            let line = memory::check(&supernet.module, batch, true)?;
+            line.into_iter().for_each(|line| tell(observer, Event::Message(line)));
         }
         let log = |name: &str, text: &mut String| Lines::begin(Some(run.folder.join(name)), std::mem::take(text));
         let metrics = log("metrics.jsonl", &mut state.metrics)?;

@@ -15,7 +15,7 @@ use super::config::TrainConfig;
 use super::evaluate::{Evaluation, Tally, evaluate};
 use super::keeper::Keeper;
 use super::loss::cross_entropy;
-use super::memory::peak_mib;
+use super::memory::{self, peak_mib};
 use super::module::{GraphModule, Mode, download};
 use super::optim::Sgd;
 use super::progress::{Event, Observer, tell};
@@ -121,6 +121,10 @@ pub fn fit(
             tell(observer, Event::Message(text));
         }
         fit.lines = Lines::begin(Some(run.folder.join("metrics.jsonl")), std::mem::take(&mut state.metrics))?;
+    }
+    if state.epoch < epochs {
+        let line = memory::check(&fit.module, config.batch_size.min(fit.train.images()), false)?;
+        line.into_iter().for_each(|line| tell(observer, Event::Message(line)));
     }
     while state.epoch < epochs {
         let epoch = state.epoch;

@@ -83,6 +83,24 @@ pub enum TrainError {
         /// The folder with the checkpoint.
         resume: Option<PathBuf>,
     },
+    /// More memory than there is.
+    #[error(
+        "batch_size {batch}: training needs about {needed} MiB more, and {available} MiB are free; {}",
+        match fits {
+            0 => "not even one image fits, a smaller network may".into(),
+            fits => format!("batch_size {fits} would fit"),
+        }
+    )]
+    Memory {
+        /// Images in a step.
+        batch: usize,
+        /// MiB that training takes.
+        needed: u64,
+        /// MiB that are left.
+        available: u64,
+        /// The largest batch that fits.
+        fits: u64,
+    },
     /// The numbers of a run left all bounds.
     #[error("epoch {} of {epochs}: {source}{}", epoch + 1, match resume {
         Some(((done, step), folder)) => format!(

@@ -12,6 +12,7 @@ use burn::backend::{Flex, flex::FlexTensor};
 use burn::tensor::{Device, Gradients, Tensor as Tensor_, TensorData};
 use rand_chacha::ChaCha8Rng;
 
+use super::memory::Need;
 use super::{TrainError, host, walk};
 use crate::ir::{Graph, Model, Node, ParamId, Tensor, Verified, Weights, Window};
 use crate::kernels;
@@ -130,6 +131,18 @@ impl GraphModule {
     /// A batch of images `[N, 3, H, W]` from host memory.
     pub fn images(&self, data: Vec<f32>, shape: [usize; 4]) -> Value {
         Value::Image(Tensor_::from_data(TensorData::new(data, shape), &self.device))
+    }
+
+    /// What training will hold beyond what it holds now, on the CPU; other devices do not tell what they have. `arch`:
+    /// whether there are architecture steps too.
+    pub fn need(&self, batch: usize, arch: bool) -> Option<Need> {
+        self.host_params()?;
+        let [weights, arch] = [(true, true), (false, arch)]
+            .map(|(weights, wanted)| if wanted { host::bytes_per_image(&self.graph, weights) } else { 0 });
+        let trainable = self.graph.params.iter().filter(|param| param.role.is_trainable());
+        let elements: usize = trainable.map(|param| param.elements()).sum();
+        // Gradients and momentum, and the new values beside the old ones.
+        Some(Need { fixed: 3 * 4 * elements as u64, per_image: weights.max(arch), batch })
     }
 
     /// Runs the graph on `inputs` (in the order of [`Graph::inputs`]). In training, flat inputs that require gradients get them.
