@@ -50,8 +50,8 @@ rm -rf "$out/search" "$out/model.onnx"
 case $device in
   cpu*)
     search_batch=4 train_batch=2 steps=1 rounds=1
-    search_args=(--subset 32 --epochs 1 --channels 4 --cells 3 --batch-size 8)
-    build_args=(--subset 32 --epochs 1 --channels 4 --cells 3 --batch-size 8)
+    search_args=(--subset 32 --epochs 1 --channels 8 --cells 3 --batch-size 8)
+    build_args=(--subset 32 --epochs 1 --channels 8 --cells 3 --batch-size 8)
     ;;
   *)
     search_batch=64 train_batch=96 steps=10 rounds=3
@@ -116,7 +116,7 @@ ours() {
 }
 
 # field FILE KEY: the value of a top-level key, which stands before nested ones.
-field() { grep -o "\"$2\": *[^,}]*" "$1" | head -n 1 | sed 's/^[^:]*: *//; s/^"//; s/"$//'; }
+field() { grep -Eo "\"$2\": *(\"[^\"]*\"|[^,}]*)" "$1" | head -n 1 | sed 's/^[^:]*: *//; s/^"//; s/"$//'; }
 
 # number FILE KEY: the same, and an error if it is no number.
 number() {
