@@ -1,4 +1,4 @@
-//! The walk over the nodes.
+//! The walk over the nodes. Batch norms are in `normalise`.
 use std::{collections::HashMap, sync::Arc};
 
 use burn::backend::{Flex, flex::FlexTensor};
@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{
     Done, Input, Mask, Pass, Statistics, Step, Tape,
     graph::{last_uses, lazily_read, plain_terms},
+    normalise::NormLayer,
     record::{Conv, Mix, Part, Read, Record, Separable},
     unsupported,
     value::{Norm, Normal, Value, dims},
@@ -68,31 +69,20 @@ pub fn forward(pass: &Pass, inputs: Vec<Input>, rng: &mut ChaCha8Rng) -> Result<
     })
 }
 
-struct Walk<'a> {
-    pass: &'a Pass<'a>,
+/// A pass as far as it has come.
+pub struct Walk<'a> {
+    pub pass: &'a Pass<'a>,
     values: Vec<Option<Value>>,
     /// Which values want a gradient.
     needs: Vec<bool>,
     last_use: Vec<usize>,
     /// Which values are read only by nodes that apply a normalisation themselves.
-    lazy: Vec<bool>,
+    pub lazy: Vec<bool>,
     records: Vec<Step>,
-    statistics: Vec<Statistics>,
+    pub statistics: Vec<Statistics>,
     /// Mean and variance of values that have been normalised.
     known: HashMap<ValueId, Arc<[[f32; 2]]>>,
     rng: &'a mut ChaCha8Rng,
-}
-
-/// Where the layers of one batch norm lie.
-struct NormLayer<'a> {
-    scale: Option<ParamId>,
-    shift: Option<ParamId>,
-    mean: ParamId,
-    var: ParamId,
-    epsilon: f32,
-    statistics: &'a [[f32; 2]],
-    /// Values a channel's statistics are of.
-    count: usize,
 }
 
 impl Walk<'_> {
@@ -208,7 +198,7 @@ impl Walk<'_> {
         }
     }
 
-    fn contents(&self, id: ParamId) -> Vec<f32> {
+    pub fn contents(&self, id: ParamId) -> Vec<f32> {
         vector(&self.pass.params[id.index()])
     }
 
@@ -237,50 +227,6 @@ impl Walk<'_> {
         let rectified = relu_out.then(|| y.clone());
         let wanted_x = self.needs[x.index()];
         Ok((Value::Dense(y), Record::Conv(Conv { x, read, weight, ids, window, groups, relu_in, rectified, wanted_x })))
-    }
-
-    /// Adds the channels of a batch norm to `norm` and notes its statistics.
-    fn norm(&mut self, layer: &NormLayer, norm: &mut Norm) {
-        let contents = |id: Option<ParamId>| id.map(|id| self.contents(id));
-        let (scale, shift) = (contents(layer.scale), contents(layer.shift));
-        if !self.pass.train {
-            let running = self.contents(layer.mean).into_iter().zip(self.contents(layer.var));
-            for (c, (mean, var)) in running.enumerate() {
-                let inverse = norm::inverse_deviation(var, layer.epsilon);
-                norm.push(mean, inverse, scale.as_ref().map_or(1.0, |s| s[c]), shift.as_ref().map_or(0.0, |s| s[c]));
-            }
-            return;
-        }
-        for (c, [mean, var]) in layer.statistics.iter().enumerate() {
-            let inverse = norm::inverse_deviation(*var, layer.epsilon);
-            norm.push(*mean, inverse, scale.as_ref().map_or(1.0, |s| s[c]), shift.as_ref().map_or(0.0, |s| s[c]));
-        }
-        // PyTorch keeps the unbiased variance; of a single value there is none, so the biased one stays.
-        let count = layer.count as f32;
-        let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
-        self.statistics.push(Statistics {
-            mean_id: layer.mean,
-            var_id: layer.var,
-            mean: layer.statistics.iter().map(|[mean, _]| *mean).collect(),
-            var: layer.statistics.iter().map(|[_, var]| *var * unbiased).collect(),
-        });
-    }
-
-    /// The normalised value: as it is where its readers can normalise it themselves, else written out.
-    fn normalised(&self, node: &Node, x: ValueId, normal: Normal, ids: [Option<ParamId>; 2]) -> (Value, Record) {
-        if self.lazy[node.output.index()] {
-            return (Value::Normal(normal.clone()), Record::Norm { x, of: normal, ids });
-        }
-        let y = normal.tensor();
-        if ids != [None, None] {
-            return (Value::Dense(y), Record::Norm { x, of: normal, ids });
-        }
-        // Without scale and shift the result is the normalised value, which others keep as well: kept instead of z it saves
-        // one tensor. Seen from it the mean is 0, and the gradient is divided by the deviation once only.
-        let mut norm = Norm::default();
-        normal.norm.inverse.iter().for_each(|&inverse| norm.push(0.0, 1.0, inverse, 0.0));
-        let of = Normal { z: y.clone(), norm: Arc::new(norm) };
-        (Value::Dense(y), Record::Norm { x, of, ids })
     }
 
     /// Turns ceil mode into a border behind the image, where a last window is only partly covered.
