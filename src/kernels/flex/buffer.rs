@@ -3,7 +3,10 @@
 //! Takes tensors of any layout; gives a [`View`] whose planes are contiguous (channel slices are read where they lie,
 //! other layouts are copied once) and buffers filled chunk by chunk on all cores. How the work is cut depends on the
 //! shapes alone, never on the number of threads, so that sums are the same on every machine.
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use burn::{
     backend::{
@@ -12,7 +15,6 @@ use burn::{
     },
     tensor::Shape,
 };
-use rayon::prelude::*;
 
 use super::memory::Floats;
 
@@ -82,10 +84,41 @@ pub fn fill_all<T>(
         chunks.for_each(|(chunk, cut)| fill(&mut state, chunk, cut));
     } else {
         let least = (SERIAL / work.max(1)).max(1);
-        let chunks = cuts.par_chunks_mut(parts.len()).enumerate().with_min_len(least);
-        chunks.for_each_init(init, |state, (chunk, cut)| fill(state, chunk, cut));
+        share(cuts.chunks_mut(parts.len()).enumerate(), least, chunks.div_ceil(least), init, |state, (chunk, cut)| {
+            fill(state, chunk, cut);
+        });
     }
     buffers
+}
+
+/// Works off `items` on all cores, `several` at a time, of which there are `portions`. Each core that takes part makes one
+/// state: where work is split in two again and again, as rayon's own iterators do it, each half makes one, and zeroing scratch
+/// took a twentieth of a training step.
+fn share<I: Send, T>(
+    items: impl Iterator<Item = I> + Send,
+    several: usize,
+    portions: usize,
+    init: impl Fn() -> T + Sync,
+    work: impl Fn(&mut T, I) + Sync,
+) {
+    let items = Mutex::new(items);
+    let worker = || {
+        let mut state = None;
+        loop {
+            let portion: Vec<I> = items.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(several).collect();
+            if portion.is_empty() {
+                return;
+            }
+            let state = state.get_or_insert_with(&init);
+            portion.into_iter().for_each(|item| work(state, item));
+        }
+    };
+    rayon::scope(|scope| {
+        for _ in 1..rayon::current_num_threads().min(portions) {
+            scope.spawn(|_| worker());
+        }
+        worker();
+    });
 }
 
 /// [`fill_all`] for a number of buffers known beforehand.
