@@ -37,7 +37,7 @@ pub struct Part {
     pub chunk: usize,
 }
 
-/// The tensor itself if a [`View`] can read it, else a contiguous copy.
+/// The tensor itself if a `View` can read it, else a contiguous copy.
 pub fn readable(tensor: FlexTensor) -> FlexTensor {
     let layout = tensor.layout();
     let [n, c, h, w] = layout.shape().dims();

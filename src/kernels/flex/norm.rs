@@ -147,7 +147,7 @@ fn moments_of<'a, S: Simd>(x: View<'a>, planes: Range<usize>, out: &mut [f32]) {
     }
 }
 
-/// [`moments_of_plane`] of planes one after the other.
+/// Mean and sum of squared distances from it, of planes one after the other.
 #[macerator::with_simd]
 pub fn moments_of_planes<S: Simd>(planes: &[f32], pixels: usize, out: &mut [f32]) {
     for (plane, out) in planes.chunks_exact(pixels).zip(out.chunks_exact_mut(2)) {
