@@ -66,8 +66,12 @@ impl Kind {
             Kind::Vulkan => Device::enumerate(burn::tensor::DeviceType::Vulkan).into_vec(),
             #[cfg(feature = "metal")]
             Kind::Metal => Device::enumerate(burn::tensor::DeviceType::Metal).into_vec(),
-            #[cfg(not(all(feature = "cuda", feature = "vulkan", feature = "metal")))]
-            Kind::Cuda | Kind::Vulkan | Kind::Metal => Vec::new(),
+            #[cfg(not(feature = "cuda"))]
+            Kind::Cuda => Vec::new(),
+            #[cfg(not(feature = "vulkan"))]
+            Kind::Vulkan => Vec::new(),
+            #[cfg(not(feature = "metal"))]
+            Kind::Metal => Vec::new(),
         }
     }
 }
