@@ -2,11 +2,13 @@
 //!
 //! Takes sizes; runs steps on random images, without a loader, and prints medians after a warm-up step. Floating-point
 //! operations are counted, not measured: a multiply-accumulate is 2; a pass for gradients of values costs one forward pass
-//! more, one for gradients of weights another.
+//! more, one for gradients of weights another. What the machine can do is measured: a product of large matrices, on the same
+//! device and threads.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -18,7 +20,7 @@ use super::bench::quantile;
 use super::load;
 use super::progress::Console;
 use crate::data::Batch;
-use crate::ir::{Model, cost, verify};
+use crate::ir::{Model, ValueId, cost, verify};
 use crate::lower::{Cells, Network, Stem, lower};
 use crate::passes::{TRAINING, apply};
 use crate::search::arch::Arch;
@@ -80,8 +82,8 @@ struct SearchTimes {
     threads: usize,
     device: String,
     params: u64,
-    flops_per_step: u64,
-    gflops: f64,
+    #[serde(flatten)]
+    speed: Speed,
 }
 
 #[derive(Serialize)]
@@ -95,6 +97,52 @@ struct TrainTimes {
     threads: usize,
     device: String,
     params: u64,
+    #[serde(flatten)]
+    speed: Speed,
+}
+
+/// Floating-point operations of a step, and what the machine could do.
+#[derive(Serialize)]
+struct Speed {
+    flops_per_step: u64,
+    gflops: f64,
+    /// Of a product of two square matrices of [`SIDE`].
+    matmul_gflops: f64,
+    /// `gflops` of `matmul_gflops`.
+    share: f64,
+}
+
+/// Rows and columns of the matrices that tell what the machine can do.
+const SIDE: usize = 1024;
+
+impl Speed {
+    fn measure(flops_per_step: u64, step_s: f64, device: &Device) -> Result<Self> {
+        let matrix = |seed| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let values = (0..SIDE * SIDE).map(|_| rng.random_range(-1.0f32..1.0)).collect();
+            Tensor::<2>::from_data(TensorData::new(values, [SIDE, SIDE]), device)
+        };
+        let (a, b) = (matrix(1), matrix(2));
+        let mut best = f64::INFINITY;
+        // The first one warms up, and on a GPU compiles.
+        for _ in 0..8 {
+            let start = Instant::now();
+            let product = a.clone().matmul(b.clone());
+            device.sync().context("--device: waiting for the device failed")?;
+            best = best.min(start.elapsed().as_secs_f64());
+            drop(product);
+        }
+        let matmul_gflops = 2.0 * (SIDE as f64).powi(3) / best / 1e9;
+        let gflops = flops_per_step as f64 / step_s / 1e9;
+        Ok(Self { flops_per_step, gflops, matmul_gflops, share: gflops / matmul_gflops })
+    }
+}
+
+impl std::fmt::Display for Speed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let percent = 100.0 * self.share;
+        write!(f, "{:.1} GFLOP/s, {percent:.0} % of the {:.0} of a large product", self.gflops, self.matmul_gflops)
+    }
 }
 
 pub fn search(args: &BenchSearchArgs, console: &Console) -> Result<Verdict> {
@@ -146,14 +194,13 @@ pub fn search(args: &BenchSearchArgs, console: &Console) -> Result<Verdict> {
         threads: rayon::current_num_threads(),
         device: name,
         params: price.params,
-        flops_per_step,
-        gflops: flops_per_step as f64 / step_s / 1e9,
+        speed: Speed::measure(flops_per_step, step_s, &device)?,
     };
     console.result(&times, |t| {
         let memory = t.peak_mib.map_or(String::new(), |m| format!(", {m} MiB at most"));
         format!(
-            "search step at batch {} on {} with {} threads: {:.3} s (architecture {:.3}, weights {:.3}), {:.1} GFLOP/s{memory}",
-            t.batch, t.device, t.threads, t.step_s, t.arch_step_s, t.weight_step_s, t.gflops
+            "search step at batch {} on {} with {} threads: {:.3} s (architecture {:.3}, weights {:.3}), {}{memory}",
+            t.batch, t.device, t.threads, t.step_s, t.arch_step_s, t.weight_step_s, t.speed
         )
     })?;
     Ok(Verdict::Right)
@@ -173,6 +220,8 @@ pub fn train(args: &BenchTrainArgs, console: &Console) -> Result<Verdict> {
     };
     let graph = lower(&network, Cells::Fixed(&genotype))?;
     let price = cost(&graph, &[graph.outputs[0].value]);
+    let outputs: Vec<ValueId> = graph.outputs.iter().map(|output| output.value).collect();
+    let macs = cost(&graph, &outputs).macs;
     let (model, _) = apply(TRAINING, verify(Model::initial(graph, 0))?)?;
     let mut module = GraphModule::new(&model, &device);
     let estimated_mib = module.need(args.batch, false).map(|need| need.peak_mib());
@@ -210,12 +259,14 @@ pub fn train(args: &BenchTrainArgs, console: &Console) -> Result<Verdict> {
         threads: rayon::current_num_threads(),
         device: name,
         params: price.params,
+        // Forward, gradients of values, gradients of weights.
+        speed: Speed::measure(3 * 2 * macs * args.batch as u64, step_s, &device)?,
     };
     console.result(&times, |t| {
         let memory = t.peak_mib.map_or(String::new(), |m| format!(", {m} MiB at most"));
         format!(
-            "training step of {} at batch {} on {} with {} threads: {:.3} s, {:.1} images/s{memory}",
-            genotype.name, t.batch, t.device, t.threads, t.step_s, t.images_per_s
+            "training step of {} at batch {} on {} with {} threads: {:.3} s, {:.1} images/s, {}{memory}",
+            genotype.name, t.batch, t.device, t.threads, t.step_s, t.images_per_s, t.speed
         )
     })?;
     Ok(Verdict::Right)
