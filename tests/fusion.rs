@@ -1,14 +1,15 @@
 //! Passes on = passes off, and the CPU's own walk = burn's tape: outputs and gradients of whole networks, forward and backward,
-//! on images whose sizes are no multiple of a vector.
+//! on images whose sizes are no multiple of a vector. Both graphs also agree in the reference interpreter.
 #![cfg(feature = "train")]
 
 use std::collections::BTreeMap;
 
 use burn::tensor::Device;
 use idarts_compile::genotype::Genotype;
-use idarts_compile::ir::{Model, Verified, verify};
+use idarts_compile::ir::{Model, Tensor, Verified, verify};
 use idarts_compile::lower::{Cells, Network, SearchSpace, Stem, lower};
 use idarts_compile::passes::{TRAINING, apply};
+use idarts_compile::runtime::Reference;
 use idarts_compile::train::loss::cross_entropy;
 use idarts_compile::train::module::{GraphModule, Mode, Value, download, upload};
 use rand::{RngExt, SeedableRng};
@@ -75,11 +76,31 @@ fn check(model: Verified<Model>, image: [usize; 2], drop_path: f64) {
         }
         assert_eq!(want.1.keys().any(|name| name.ends_with("weight")), weights, "only what is wanted has a gradient");
     }
+    let interpreted = [&model, &compiled].map(|model| interpret(model, image));
+    for (got, want) in interpreted[1].iter().zip(&interpreted[0]) {
+        let (got, want) = (f64::from(*got), f64::from(*want));
+        assert!((got - want).abs() <= OUTPUT * want.abs().max(1.0), "interpreted: {got} for {want}");
+    }
     for module in [&model, &compiled].map(|model| GraphModule::new(model, &device)) {
         let logits = |on_device| download(run(&module, image, Mode::Eval, true, on_device).outputs[0].clone()).unwrap();
         let [got, want] = [logits(false), logits(true)];
         assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= 1e-5), "evaluation: {got:?} for {want:?}");
     }
+}
+
+/// The logits of the reference interpreter, for random images and architecture weights.
+fn interpret(model: &Verified<Model>, [h, w]: [usize; 2]) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let shapes = model.graph.inputs.iter().enumerate().map(|(i, id)| match i {
+        0 => vec![BATCH, 3, h, w],
+        _ => model.graph.shape(*id).with_batch(BATCH),
+    });
+    let random = |shape: Vec<usize>| {
+        let values = (0..shape.iter().product()).map(|_| rng.random_range(0.05f32..0.5)).collect();
+        Tensor::new(shape, values)
+    };
+    let inputs: Vec<Tensor> = shapes.map(random).collect();
+    Reference::new(model).run(&inputs).unwrap().swap_remove(0).data
 }
 
 fn facts(module: &GraphModule, image: [usize; 2], drop_path: f64, weights: bool, on_device: bool) -> Facts {

@@ -61,6 +61,16 @@ impl Window {
         }
         Some(n)
     }
+
+    /// Rows below and pixels to the right of an image of `size` that the last windows of ceil mode reach beyond its padding.
+    pub fn ceil_border(&self, size: [usize; 2]) -> [usize; 2] {
+        [0, 1].map(|axis| {
+            let outputs = self.output(size[axis], axis).unwrap_or(1);
+            let needed = (outputs - 1) * self.stride[axis] + self.extent(axis);
+            let missing = needed.saturating_sub(size[axis] + self.padding[axis] + self.padding[axis + 2]);
+            if self.ceil { missing } else { 0 }
+        })
+    }
 }
 
 /// Part of one axis: element `i` of the result is element `start + i * step` of the input.
@@ -246,6 +256,30 @@ impl Op {
             Op::Separable { .. } => "separable",
             Op::Mix { .. } => "mix",
             Op::DropPath => "drop_path",
+        }
+    }
+
+    /// Whether the op only moves whole channels, multiplies and adds them: what it reads may then still lack a factor and an
+    /// offset per channel.
+    pub fn moves_channels(&self) -> bool {
+        match self {
+            Op::Add
+            | Op::Concat { .. }
+            | Op::WeightedSum { .. }
+            | Op::ChannelShuffle { .. }
+            | Op::Mix { .. }
+            | Op::DropPath => true,
+            Op::Conv { .. }
+            | Op::BatchNorm { .. }
+            | Op::Relu
+            | Op::MaxPool(_)
+            | Op::AvgPool { .. }
+            | Op::GlobalAvgPool
+            | Op::Flatten { .. }
+            | Op::Linear { .. }
+            | Op::Slice { .. }
+            | Op::Pad { .. }
+            | Op::Separable { .. } => false,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::ir::{Model, Op, ValueId};
+use crate::ir::{MixTerm, Model, Op, ValueId};
 
 pub(super) fn run(model: &mut Model) -> usize {
     let graph = &mut model.graph;
@@ -39,25 +39,8 @@ pub(super) fn run(model: &mut Model) -> usize {
 
 /// Whether the op draws anew each time.
 fn draws(op: &Op) -> bool {
-    match op {
-        Op::DropPath => true,
-        Op::Mix { terms, .. } => terms.iter().any(|term| term.drop_path),
-        Op::Conv { .. }
-        | Op::BatchNorm { .. }
-        | Op::Relu
-        | Op::MaxPool(_)
-        | Op::AvgPool { .. }
-        | Op::GlobalAvgPool
-        | Op::Flatten { .. }
-        | Op::Linear { .. }
-        | Op::Add
-        | Op::Concat { .. }
-        | Op::Slice { .. }
-        | Op::Pad { .. }
-        | Op::WeightedSum { .. }
-        | Op::ChannelShuffle { .. }
-        | Op::Separable { .. } => false,
-    }
+    let drops = |terms: &[MixTerm]| terms.iter().any(|term| term.drop_path);
+    matches!(op, Op::DropPath) || matches!(op, Op::Mix { terms, .. } if drops(terms))
 }
 
 #[cfg(test)]

@@ -31,23 +31,8 @@ pub(super) fn run(model: &mut Model) -> usize {
 
 fn is_root(graph: &Graph, node: &Node) -> bool {
     let image = graph.shape(node.output).chw().is_some();
-    let moves = match &node.op {
-        Op::WeightedSum { .. } | Op::Add | Op::ChannelShuffle { .. } | Op::Concat { axis: 1 } => true,
-        Op::Concat { .. }
-        | Op::Mix { .. }
-        | Op::Separable { .. }
-        | Op::Conv { .. }
-        | Op::BatchNorm { .. }
-        | Op::Relu
-        | Op::MaxPool(_)
-        | Op::AvgPool { .. }
-        | Op::GlobalAvgPool
-        | Op::Flatten { .. }
-        | Op::Linear { .. }
-        | Op::Slice { .. }
-        | Op::Pad { .. }
-        | Op::DropPath => false,
-    };
+    let other_axis = matches!(node.op, Op::Concat { axis } if axis != 1);
+    let moves = node.op.moves_channels() && !other_axis && !matches!(node.op, Op::Mix { .. } | Op::DropPath);
     image && moves
 }
 

@@ -307,6 +307,13 @@ pub fn download<const D: usize>(tensor: Tensor_<D>) -> Result<Vec<f32>, TrainErr
         .map_err(|e| TrainError::Device { why: format!("reading a tensor back failed: {e}") })
 }
 
+/// What makes the variance of `count` values the unbiased one, which PyTorch keeps; of a single value there is none, so the
+/// biased one stays.
+pub(super) fn unbiased(count: usize) -> f32 {
+    let count = count as f32;
+    if count > 1.0 { count / (count - 1.0) } else { 1.0 }
+}
+
 /// The window without ceil mode, whose padding must be symmetric.
 pub(super) fn kernel_window(window: &Window, node: &Node) -> Result<kernels::Window, TrainError> {
     let Some(padding) = window.symmetric_padding() else {

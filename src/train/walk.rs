@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
 use super::TrainError;
 use super::drop_path::keep_mask;
-use super::module::{Mode, Statistics, Value, kernel_window};
+use super::module::{Mode, Statistics, Value, kernel_window, unbiased};
 use crate::ir::{Graph, MixTerm, Node, Op, ParamId, Range, Unit, ValueId, Window};
 use crate::kernels;
 
@@ -194,11 +194,8 @@ impl Walk<'_> {
             return kernels::batch_norm_eval(x, scale, shift, mean, var, layer.epsilon);
         }
         let [n, _, h, w] = x.dims();
-        let count = (n * h * w) as f32;
         let out = kernels::batch_norm_train(x, scale, shift, layer.epsilon);
-        // PyTorch keeps the unbiased variance; of a single value there is none, so the biased one stays.
-        let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
-        let (mean, var) = (out.mean.without_autodiff(), out.var.without_autodiff() * unbiased);
+        let (mean, var) = (out.mean.without_autodiff(), out.var.without_autodiff() * unbiased(n * h * w));
         self.statistics.push(Statistics { mean_id: layer.mean, var_id: layer.var, mean, var });
         out.y
     }
@@ -309,12 +306,7 @@ fn image(value: Value, node: &Node) -> Result<Tensor<4>, TrainError> {
 /// Turns ceil mode into padding behind the image with `fill`, where a last window is only partly covered.
 fn whole_windows(x: Tensor<4>, window: &Window, fill: f32) -> (Tensor<4>, Window) {
     let [_, _, h, w] = x.dims();
-    let missing = |size: usize, axis: usize| {
-        let outputs = window.output(size, axis).unwrap_or(1);
-        let needed = (outputs - 1) * window.stride[axis] + window.extent(axis);
-        needed.saturating_sub(size + window.padding[axis] + window.padding[axis + 2])
-    };
-    let (down, right) = if window.ceil { (missing(h, 0), missing(w, 1)) } else { (0, 0) };
+    let [down, right] = window.ceil_border([h, w]);
     let window = Window { ceil: false, ..*window };
     if down + right == 0 {
         return (x, window);

@@ -92,8 +92,8 @@ pub fn fill_all<T>(
 }
 
 /// Works off `items` on all cores, `several` at a time, of which there are `portions`. Each core that takes part makes one
-/// state: where work is split in two again and again, as rayon's own iterators do it, each half makes one, and zeroing scratch
-/// took a twentieth of a training step.
+/// state. Where work is split in two again and again, as rayon's own iterators do it, each half makes one, and filling such
+/// scratch with zeros showed in the profile of a training step.
 fn share<I: Send, T>(
     items: impl Iterator<Item = I> + Send,
     several: usize,

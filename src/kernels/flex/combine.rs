@@ -66,9 +66,9 @@ pub struct Factor {
 pub struct Products {
     values: Floats,
     images: usize,
-    /// Where each channel's sums begin, and their number an image.
-    starts: Vec<usize>,
-    width: usize,
+    /// Sums of a channel, and of an image.
+    of_channel: usize,
+    of_image: usize,
 }
 
 /// A [`Combination`] ready to be read.
@@ -212,14 +212,14 @@ pub fn products(g: &FlexTensor, sources: &[FlexTensor], factors: &[Vec<Factor>])
     let width = 1 + factors.iter().map(Vec::len).max().unwrap_or(0);
     let work = width * g.pixels();
     let [values] = fill_planes(g.dims, [width], work, |planes, [out]| products_of(&views, factors, g, planes, out));
-    Products { values, images: n, starts: (0..c).map(|channel| channel * width).collect(), width: c * width }
+    Products { values, images: n, of_channel: width, of_image: c * width }
 }
 
 impl Products {
     /// Sum `which` of a channel over all images, each times its factor: 0 is the sum of `g`, i + 1 the product with factor i.
     pub fn total(&self, channel: usize, which: usize, per_image: Option<&Arc<[f32]>>) -> f64 {
-        let at = self.starts[channel] + which;
-        let of_image = |image: usize| f64::from(self.values[image * self.width + at]);
+        let at = channel * self.of_channel + which;
+        let of_image = |image: usize| f64::from(self.values[image * self.of_image + at]);
         match per_image {
             Some(factors) => (0..self.images).map(|image| of_image(image) * f64::from(factors[image])).sum(),
             None => (0..self.images).map(of_image).sum(),

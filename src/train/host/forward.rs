@@ -22,7 +22,7 @@ use crate::train::TrainError;
 use crate::train::drop_path::keep_mask;
 use crate::train::module::kernel_window;
 
-/// Runs the graph in training mode.
+/// Runs the graph, with batch statistics in training and running ones in evaluation.
 ///
 /// # Errors
 /// When an input or a window has a form that the kernels do not have.
@@ -131,6 +131,7 @@ impl Walk<'_> {
                     let (y, argmax) = Flex::pool_max_with_argmax(of, window);
                     (Value::Dense(y), Record::MaxPool { x, dims, argmax, window, border })
                 } else {
+                    // Nobody goes back, so any record will do: it is dropped below.
                     (Value::Dense(Flex::pool_max(of, window)), Record::Reshape { x, dims: [0; 4] })
                 }
             }
@@ -232,12 +233,7 @@ impl Walk<'_> {
     /// Turns ceil mode into a border behind the image, where a last window is only partly covered.
     fn whole_windows(&self, x: FlexTensor, window: &ir::Window) -> (FlexTensor, planes::Border) {
         let [_, _, h, w] = dims(&x);
-        let missing = |size: usize, axis: usize| {
-            let outputs = window.output(size, axis).unwrap_or(1);
-            let needed = (outputs - 1) * window.stride[axis] + window.extent(axis);
-            needed.saturating_sub(size + window.padding[axis] + window.padding[axis + 2])
-        };
-        let (down, right) = if window.ceil { (missing(h, 0), missing(w, 1)) } else { (0, 0) };
+        let [down, right] = window.ceil_border([h, w]);
         let border = [[0, down], [0, right]];
         if down + right == 0 { (x, border) } else { (planes::pad(x, border, f32::MIN), border) }
     }

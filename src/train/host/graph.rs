@@ -70,24 +70,7 @@ pub fn last_uses(graph: &Graph) -> Vec<usize> {
 pub fn lazily_read(graph: &Graph) -> Vec<bool> {
     let mut lazy = vec![true; graph.values.len()];
     for node in &graph.nodes {
-        let can = match &node.op {
-            Op::Separable { .. }
-            | Op::Mix { .. }
-            | Op::WeightedSum { .. }
-            | Op::ChannelShuffle { .. }
-            | Op::DropPath => true,
-            Op::Add | Op::Concat { .. } => true,
-            Op::Conv { .. }
-            | Op::BatchNorm { .. }
-            | Op::Relu
-            | Op::MaxPool(_)
-            | Op::AvgPool { .. }
-            | Op::GlobalAvgPool
-            | Op::Flatten { .. }
-            | Op::Linear { .. }
-            | Op::Slice { .. }
-            | Op::Pad { .. } => false,
-        };
+        let can = node.op.moves_channels() || matches!(node.op, Op::Separable { .. });
         if !can {
             node.inputs.iter().for_each(|v| lazy[v.index()] = false);
         }

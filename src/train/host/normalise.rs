@@ -9,6 +9,7 @@ use super::{
 };
 use crate::ir::{Node, ParamId, ValueId};
 use crate::kernels::cpu::norm;
+use crate::train::module::unbiased;
 
 /// Where the layers of one batch norm lie.
 pub struct NormLayer<'a> {
@@ -39,9 +40,7 @@ impl Walk<'_> {
             let inverse = norm::inverse_deviation(*var, layer.epsilon);
             norm.push(*mean, inverse, scale.as_ref().map_or(1.0, |s| s[c]), shift.as_ref().map_or(0.0, |s| s[c]));
         }
-        // PyTorch keeps the unbiased variance; of a single value there is none, so the biased one stays.
-        let count = layer.count as f32;
-        let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
+        let unbiased = unbiased(layer.count);
         self.statistics.push(Statistics {
             mean_id: layer.mean,
             var_id: layer.var,
