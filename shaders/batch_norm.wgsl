@@ -12,7 +12,7 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<uniform> s: Sizes;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> x: array<f32>;
 @group(0) @binding(2) var<storage, read> table: array<vec2<f32>>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 

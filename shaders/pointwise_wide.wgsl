@@ -4,8 +4,7 @@
 // Layout      x [N, k, pixels] and y [N, m, pixels], float32, row-major.
 //             w: for each block of 12 output channels [k, 3] vec4, one lane an output channel (lanes beyond m are
 //             zero); from bias_at on 3 vec4 for each block.
-// Bindings    0 sizes, 1 x, 2 w, 3 y. Entry `aligned` moves vec4 and needs pixels to be a multiple of 4; entry `scalar`
-//             takes any number.
+// Bindings    0 sizes, 1 x, 2 w, 3 y.
 // Workgroup   16 threads, so that small images still occupy several cores; a thread makes 12 output channels x 4 vec4
 //             of pixels in registers, straight from storage. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 16 + lane, so the host folds more than 65535 workgroups into y.
@@ -33,11 +32,9 @@ struct Place {
 }
 
 @group(0) @binding(0) var<uniform> s: Sizes;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> x4: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> x: array<f32>;
 @group(0) @binding(2) var<storage, read> w: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y4: array<vec4<f32>>;
 
 fn place(thread: u32) -> Place {
     let quads = (s.pixels + 3u) / 4u;
@@ -63,10 +60,6 @@ fn load(at: u32, row: u32) -> vec4<f32> {
     return rectified(value, RELU_IN);
 }
 
-fn load4(at: u32, row: u32) -> vec4<f32> {
-    return rectified(x4[row + at], RELU_IN);
-}
-
 fn store(p: Place, at: u32, channel: u32, raw: vec4<f32>) {
     if (channel >= s.m || at >= p.quads) {
         return;
@@ -86,12 +79,6 @@ fn store(p: Place, at: u32, channel: u32, raw: vec4<f32>) {
     }
 }
 
-fn store4(p: Place, at: u32, channel: u32, value: vec4<f32>) {
-    if (channel < s.m && at < p.quads) {
-        y4[(p.image * s.m + channel) * p.quads + at] = rectified(value, RELU_OUT);
-    }
-}
-
 // Four output channels of one vec4 of pixels.
 fn put(p: Place, at: u32, channel: u32, value: mat4x4<f32>) {
     store(p, at, channel, value[0]);
@@ -100,77 +87,8 @@ fn put(p: Place, at: u32, channel: u32, value: mat4x4<f32>) {
     store(p, at, channel + 3u, value[3]);
 }
 
-fn put4(p: Place, at: u32, channel: u32, value: mat4x4<f32>) {
-    store4(p, at, channel, value[0]);
-    store4(p, at, channel + 1u, value[1]);
-    store4(p, at, channel + 2u, value[2]);
-    store4(p, at, channel + 3u, value[3]);
-}
-
 @compute @workgroup_size(16)
-fn aligned(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let thread = (workgroup.y * 65535u + workgroup.x) * 16u + lane;
-    if (thread >= s.threads) {
-        return;
-    }
-    let p = place(thread);
-    let q0 = p.column;
-    let q1 = q0 + p.columns;
-    let q2 = q1 + p.columns;
-    let q3 = q2 + p.columns;
-    // Beyond the row there is nothing to store, but something must be read.
-    let last = p.quads - 1u;
-    var a00 = outer(w[s.bias_at + p.block * 3u], vec4<f32>(1.0));
-    var a01 = a00;
-    var a02 = a00;
-    var a03 = a00;
-    var a10 = outer(w[s.bias_at + p.block * 3u + 1u], vec4<f32>(1.0));
-    var a11 = a10;
-    var a12 = a10;
-    var a13 = a10;
-    var a20 = outer(w[s.bias_at + p.block * 3u + 2u], vec4<f32>(1.0));
-    var a21 = a20;
-    var a22 = a20;
-    var a23 = a20;
-    for (var c = 0u; c < s.k; c++) {
-        let row = (p.image * s.k + c) * p.quads;
-        let v0 = load4(q0, row);
-        let v1 = load4(min(q1, last), row);
-        let v2 = load4(min(q2, last), row);
-        let v3 = load4(min(q3, last), row);
-        let weights = (p.block * s.k + c) * 3u;
-        let w0 = w[weights];
-        let w1 = w[weights + 1u];
-        let w2 = w[weights + 2u];
-        a00 += outer(w0, v0);
-        a01 += outer(w0, v1);
-        a02 += outer(w0, v2);
-        a03 += outer(w0, v3);
-        a10 += outer(w1, v0);
-        a11 += outer(w1, v1);
-        a12 += outer(w1, v2);
-        a13 += outer(w1, v3);
-        a20 += outer(w2, v0);
-        a21 += outer(w2, v1);
-        a22 += outer(w2, v2);
-        a23 += outer(w2, v3);
-    }
-    put4(p, q0, p.channel, a00);
-    put4(p, q1, p.channel, a01);
-    put4(p, q2, p.channel, a02);
-    put4(p, q3, p.channel, a03);
-    put4(p, q0, p.channel + 4u, a10);
-    put4(p, q1, p.channel + 4u, a11);
-    put4(p, q2, p.channel + 4u, a12);
-    put4(p, q3, p.channel + 4u, a13);
-    put4(p, q0, p.channel + 8u, a20);
-    put4(p, q1, p.channel + 8u, a21);
-    put4(p, q2, p.channel + 8u, a22);
-    put4(p, q3, p.channel + 8u, a23);
-}
-
-@compute @workgroup_size(16)
-fn scalar(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let thread = (workgroup.y * 65535u + workgroup.x) * 16u + lane;
     if (thread >= s.threads) {
         return;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use idarts_compile::runtime::Kernel;
+use idarts_compile::runtime::{Binding, Kernel};
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, EntryPoint, Module, ShaderStage};
@@ -113,7 +113,10 @@ fn every_kernel_has_its_workgroup_and_binds_sizes_then_what_it_reads_then_what_i
             })
             .collect();
         bindings.sort();
-        let reads = (0..kernel.reads()).map(|_| "read");
+        let reads = kernel.reads().iter().map(|binding| match binding {
+            Binding::Value => "write",
+            Binding::Weights => "read",
+        });
         let expected: Vec<(u32, &str)> = (0..).zip(std::iter::once("sizes").chain(reads).chain(["write"])).collect();
         assert_eq!(bindings, expected, "{kernel:?}");
     }

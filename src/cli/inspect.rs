@@ -19,7 +19,9 @@ use crate::genotype::Genotype;
 use crate::ir::{Cost, Graph, Model, ValueId, Verified, cost, verify};
 use crate::lower::{Cells, LowerError, Network, Stem, lower};
 use crate::onnx::ModelInfo;
-use crate::passes::{EXPORT, Pass, RUNTIME, apply, plan::plan};
+use crate::passes::group::{Grouping, groups};
+use crate::passes::plan::plan;
+use crate::passes::{EXPORT, Pass, RUNTIME, apply};
 
 /// Show parameters, multiply-adds, memory and operators of a genotype's network or of an ONNX model
 #[derive(Debug, Args)]
@@ -110,7 +112,7 @@ pub fn run(args: &InspectArgs, console: &Console) -> Result<Verdict> {
         Pipeline::Export => &exported,
         Pipeline::Runtime => &ran,
     };
-    let buffers = plan(&ran.graph, 1);
+    let buffers = plan(&ran.graph, &groups(&ran.graph, Grouping::NONE), 1);
     let inputs = graph.inputs.iter().map(|v| format!("{}: {}", graph.value(*v).name, graph.shape(*v)));
     let inspection = Inspection {
         name: graph.name.clone(),

@@ -7,6 +7,7 @@ mod cse;
 mod dead_code;
 mod fold_bn;
 mod fuse_activations;
+pub mod group;
 mod merge_reduce;
 mod mix;
 pub mod plan;

@@ -1,14 +1,19 @@
 //! Buffer planning: which values of a graph share memory.
 //!
-//! Takes a graph and a batch size; gives [`Plan`], which puts every value into one of a few buffers so that two values
-//! that are needed at the same time never share one. A value is needed from the node that makes it to the last node that
-//! reads it; graph inputs are needed from the start, graph outputs to the end. `Flatten` and `DropPath` (the identity in
-//! evaluation) change no element, so their result lies where their input lies. Creating the buffers is left to the caller.
+//! Takes a graph, its groups and a batch size; gives [`Plan`], which puts every value into one of a few buffers so that two
+//! values that are needed at the same time never share memory. A value is needed from the group that makes it to the last group
+//! that reads it; graph inputs are needed from the start, graph outputs to the end. `Flatten` and `DropPath` (the identity in
+//! evaluation) change no element, so their result lies where their input lies. The parts of a `Concat` that follow each other
+//! in memory are made in their places in its result. Creating the buffers is left to the caller.
 
+use super::group::Group;
 use crate::ir::{Graph, Op, ValueId};
 
 /// Every buffer is a multiple of this many bytes, so that a kernel may read and write whole `vec4<f32>`.
 pub const BUFFER_ALIGN: u64 = 16;
+
+/// A value that does not start its buffer starts at a multiple of this, the largest offset alignment that WebGPU allows.
+pub const PART_ALIGN: u64 = 256;
 
 /// Where the values of a graph lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,18 +23,35 @@ pub struct Plan {
     /// Bytes that the values would take with a buffer each.
     pub unshared_bytes: u64,
     slots: Vec<usize>,
-    roots: Vec<ValueId>,
+    roots: Vec<Root>,
+}
+
+/// The value whose memory another one lies in, and the first byte of it there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Root {
+    value: ValueId,
+    offset: u64,
 }
 
 impl Plan {
-    /// The index into [`Plan::buffers`] of the buffer that holds `value`, from its first byte on.
+    /// The index into [`Plan::buffers`] of the buffer that holds `value`.
     pub fn buffer(&self, value: ValueId) -> usize {
-        self.slots[self.roots[value.index()].index()]
+        self.slots[self.root(value).index()]
     }
 
-    /// The value whose contents `value` shares; itself unless a `Flatten` or `DropPath` made it.
+    /// The first byte of `value` in its buffer.
+    pub fn offset(&self, value: ValueId) -> u64 {
+        self.roots[value.index()].offset
+    }
+
+    /// The value in whose memory `value` lies: itself unless a `Flatten` or `DropPath` made it or it is part of a `Concat`.
     pub fn root(&self, value: ValueId) -> ValueId {
-        self.roots[value.index()]
+        self.roots[value.index()].value
+    }
+
+    /// Whether `value`, which a `Concat` makes of `part`, already holds it.
+    pub fn holds(&self, value: ValueId, part: ValueId) -> bool {
+        self.root(part) == self.root(value)
     }
 
     /// Bytes of all buffers.
@@ -38,7 +60,7 @@ impl Plan {
     }
 }
 
-/// From the position that makes a value to the last one that needs it, both included. Position 0 is the start, node `i`
+/// From the position that makes a value to the last one that needs it, both included. Position 0 is the start, group `i`
 /// has position `i + 1`.
 #[derive(Debug, Clone, Copy)]
 struct Life {
@@ -50,30 +72,35 @@ impl Life {
     fn meets(self, other: Life) -> bool {
         self.first <= other.last && other.first <= self.last
     }
+
+    fn and(self, other: Life) -> Life {
+        Life { first: self.first.min(other.first), last: self.last.max(other.last) }
+    }
 }
 
-/// Plans the buffers of `graph` for `batch` images.
+/// Plans the buffers of `graph`, run as `groups`, for `batch` images.
 ///
 /// Values are placed by falling size, each into the smallest buffer that is free during its whole life. As every buffer is
 /// as large as the first value in it, no buffer ever grows.
-pub fn plan(graph: &Graph, batch: usize) -> Plan {
-    let roots = roots(graph);
-    let lives = lives(graph, &roots);
+pub fn plan(graph: &Graph, groups: &[Group], batch: usize) -> Plan {
     let bytes: Vec<u64> = graph.values.iter().map(|v| padded_bytes(&v.shape.with_batch(batch))).collect();
-    let mut order: Vec<usize> = (0..bytes.len()).filter(|&i| roots[i].index() == i).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(bytes[i]), lives[i].first));
+    let roots = roots(graph, &bytes, batch);
+    let lives = lives(graph, groups, &roots);
+    let placed = |i: &usize| roots[*i].value.index() == *i && lives[*i].is_some();
+    let mut order: Vec<(usize, Life)> = (0..bytes.len()).filter(placed).filter_map(|i| Some((i, lives[i]?))).collect();
+    order.sort_by_key(|(i, life)| (std::cmp::Reverse(bytes[*i]), life.first));
     let mut buffers: Vec<u64> = Vec::new();
     let mut tenants: Vec<Vec<Life>> = Vec::new();
     let mut slots = vec![0; bytes.len()];
-    for value in order {
-        let free = |slot: &usize| tenants[*slot].iter().all(|life| !life.meets(lives[value]));
+    for (value, life) in order {
+        let free = |slot: &usize| tenants[*slot].iter().all(|other| !other.meets(life));
         // Later buffers are smaller, and all are large enough for what is still to come.
         let slot = (0..buffers.len()).rev().find(free).unwrap_or_else(|| {
             buffers.push(bytes[value]);
             tenants.push(Vec::new());
             buffers.len() - 1
         });
-        tenants[slot].push(lives[value]);
+        tenants[slot].push(life);
         slots[value] = slot;
     }
     Plan { buffers, unshared_bytes: total(&bytes), slots, roots }
@@ -90,30 +117,58 @@ fn total(bytes: &[u64]) -> u64 {
     bytes.iter().fold(0, |sum, &n| sum.saturating_add(n))
 }
 
-fn roots(graph: &Graph) -> Vec<ValueId> {
-    let mut roots: Vec<ValueId> = (0..graph.values.len()).map(|i| ValueId(i as u32)).collect();
+fn roots(graph: &Graph, bytes: &[u64], batch: usize) -> Vec<Root> {
+    let mut roots: Vec<Root> = (0..graph.values.len()).map(|i| Root { value: ValueId(i as u32), offset: 0 }).collect();
+    let mut joined = vec![false; graph.values.len()];
+    for input in &graph.inputs {
+        joined[input.index()] = true;
+    }
     for node in &graph.nodes {
         if shares_memory(&node.op) {
+            // What shares the memory of another value cannot be moved into a `Concat`, nor can the other value any more.
             roots[node.output.index()] = roots[node.inputs[0].index()];
+            joined[node.inputs[0].index()] = true;
+            joined[node.output.index()] = true;
         }
+    }
+    for node in &graph.nodes {
+        let Op::Concat { axis } = node.op else { continue };
+        let shape = graph.shape(node.output).with_batch(batch);
+        let mut ends: Vec<u64> = Vec::with_capacity(node.inputs.len());
+        for part in &node.inputs {
+            ends.push(ends.last().copied().unwrap_or(0).saturating_add(bytes[part.index()]));
+        }
+        let inside = &ends[..ends.len() - 1];
+        let mut parts = node.inputs.clone();
+        parts.sort();
+        parts.dedup();
+        let follow = shape[..axis].iter().product::<usize>() == 1 && inside.iter().all(|end| end % PART_ALIGN == 0);
+        if !follow || parts.len() < node.inputs.len() || parts.iter().any(|part| joined[part.index()]) {
+            continue;
+        }
+        for (part, start) in node.inputs.iter().zip(std::iter::once(0).chain(ends)) {
+            joined[part.index()] = true;
+            roots[part.index()] = Root { value: node.output, offset: start };
+        }
+        joined[node.output.index()] = true;
     }
     roots
 }
 
-fn lives(graph: &Graph, roots: &[ValueId]) -> Vec<Life> {
-    let mut lives = vec![Life { first: 0, last: 0 }; graph.values.len()];
-    for (i, node) in graph.nodes.iter().enumerate() {
-        let now = i + 1;
-        for input in &node.inputs {
-            lives[roots[input.index()].index()].last = now;
-        }
-        if !shares_memory(&node.op) {
-            lives[node.output.index()] = Life { first: now, last: now };
-        }
+/// The life of every root that lies in memory.
+fn lives(graph: &Graph, groups: &[Group], roots: &[Root]) -> Vec<Option<Life>> {
+    let mut lives: Vec<Option<Life>> = vec![None; graph.values.len()];
+    let mut need = |value: ValueId, at: usize| {
+        let now = Life { first: at, last: at };
+        let life = &mut lives[roots[value.index()].value.index()];
+        *life = Some(life.map_or(now, |life| life.and(now)));
+    };
+    graph.inputs.iter().for_each(|input| need(*input, 0));
+    for (i, group) in groups.iter().enumerate() {
+        group.reads(graph).into_iter().for_each(|read| need(read, i + 1));
+        need(graph.nodes[group.last().index()].output, i + 1);
     }
-    for output in &graph.outputs {
-        lives[roots[output.value.index()].index()].last = graph.nodes.len() + 1;
-    }
+    graph.outputs.iter().for_each(|output| need(output.value, groups.len() + 1));
     lives
 }
 
@@ -141,11 +196,14 @@ fn shares_memory(op: &Op) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
     use crate::ir::{Builder, Shape, Window};
+    use crate::passes::group::{Grouping, groups};
 
     /// A graph of `nodes` nodes that read random earlier values, with one to three outputs.
     fn random_graph(seed: u64, nodes: usize) -> Graph {
@@ -180,27 +238,40 @@ mod tests {
         b.finish()
     }
 
-    /// Runs the graph on buffers that only remember which value was written last.
-    fn check_by_execution(graph: &Graph, plan: &Plan) {
-        let mut holds: Vec<Option<ValueId>> = vec![None; plan.buffers.len()];
-        let holds_it = |holds: &[Option<ValueId>], v: ValueId| holds[plan.buffer(v)] == Some(plan.root(v));
+    const ALL: Grouping = Grouping { separable: Some(|_, _, _| true), add: true };
+
+    /// Runs the graph on memory that only remembers which value was written last to each 16 bytes.
+    fn check_by_execution(graph: &Graph, groups: &[Group], plan: &Plan, batch: usize) {
+        let place = |v: ValueId| {
+            let start = plan.offset(v) / BUFFER_ALIGN;
+            let end = start + padded_bytes(&graph.shape(v).with_batch(batch)) / BUFFER_ALIGN;
+            (start..end).map(move |at| (plan.buffer(v), at))
+        };
+        let mut holds: HashMap<(usize, u64), ValueId> = HashMap::new();
+        // What lies in the memory of a value: itself, or what it is made of without a copy.
+        let mut same: Vec<Vec<ValueId>> = (0..graph.values.len()).map(|i| vec![ValueId(i as u32)]).collect();
         for &input in &graph.inputs {
-            assert_eq!(holds[plan.buffer(input)], None, "two inputs share a buffer");
-            holds[plan.buffer(input)] = Some(input);
+            place(input).for_each(|at| assert_eq!(holds.insert(at, input), None, "two inputs share a buffer"));
         }
-        for node in &graph.nodes {
-            for &input in &node.inputs {
-                assert!(holds_it(&holds, input), "{} reads an overwritten value", node.name);
+        let check = |holds: &HashMap<(usize, u64), ValueId>, same: &[Vec<ValueId>], v: ValueId, reader: &str| {
+            let right = place(v).all(|at| holds.get(&at).is_some_and(|held| same[v.index()].contains(held)));
+            assert!(right, "{reader} reads an overwritten value");
+        };
+        for group in groups {
+            let last = &graph.nodes[group.last().index()];
+            let reads = group.reads(graph);
+            reads.iter().for_each(|v| check(&holds, &same, *v, &last.name));
+            let inside = matches!(last.op, Op::Concat { .. }) && reads.iter().all(|v| plan.holds(last.output, *v));
+            if inside || shares_memory(&last.op) {
+                same[last.output.index()] = reads.iter().flat_map(|v| same[v.index()].clone()).collect();
+                continue;
             }
-            if !shares_memory(&node.op) {
-                let slot = plan.buffer(node.output);
-                assert!(node.inputs.iter().all(|v| plan.buffer(*v) != slot), "{} writes what it reads", node.name);
-                holds[slot] = Some(node.output);
+            for at in place(last.output) {
+                assert!(reads.iter().all(|v| place(*v).all(|read| read != at)), "{} writes what it reads", last.name);
+                holds.insert(at, last.output);
             }
         }
-        for output in &graph.outputs {
-            assert!(holds_it(&holds, output.value), "output {} was overwritten", output.name);
-        }
+        graph.outputs.iter().for_each(|output| check(&holds, &same, output.value, &output.name));
     }
 
     #[test]
@@ -208,13 +279,15 @@ mod tests {
         for seed in 0..300 {
             let graph = random_graph(seed, 5 + seed as usize % 60);
             for batch in [1, 3] {
-                let plan = plan(&graph, batch);
-                check_by_execution(&graph, &plan);
-                for (id, value) in graph.values.iter().enumerate() {
-                    let room = plan.buffers[plan.buffer(ValueId(id as u32))];
-                    assert!(room >= 4 * value.shape.with_batch(batch).iter().product::<usize>() as u64);
-                    assert_eq!(room % BUFFER_ALIGN, 0);
+                let groups = groups(&graph, if seed % 2 == 0 { ALL } else { Grouping::NONE });
+                let plan = plan(&graph, &groups, batch);
+                check_by_execution(&graph, &groups, &plan, batch);
+                for id in groups.iter().map(|group| graph.nodes[group.last().index()].output) {
+                    let bytes = 4 * graph.shape(id).with_batch(batch).iter().product::<usize>() as u64;
+                    assert!(plan.buffers[plan.buffer(id)] >= plan.offset(id) + bytes);
+                    assert_eq!(plan.offset(id) % PART_ALIGN, 0);
                 }
+                assert!(plan.buffers.iter().all(|bytes| bytes % BUFFER_ALIGN == 0));
                 assert!(plan.bytes() <= plan.unshared_bytes);
             }
         }
@@ -230,7 +303,7 @@ mod tests {
         let flat = b.node("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
         b.output("out", flat);
         let graph = b.finish();
-        let plan = plan(&graph, 2);
+        let plan = plan(&graph, &groups(&graph, ALL), 2);
         assert_eq!(plan.buffers, [2 * 4 * 4 * 64; 2]);
         assert_eq!(plan.unshared_bytes, 8 * 2 * 4 * 4 * 64);
         assert_eq!(plan.buffer(flat), plan.buffer(x));
@@ -246,8 +319,29 @@ mod tests {
         b.output("same", x);
         b.output("out", z);
         let graph = b.finish();
-        let plan = plan(&graph, 1);
-        check_by_execution(&graph, &plan);
+        let groups = groups(&graph, ALL);
+        let plan = plan(&graph, &groups, 1);
+        check_by_execution(&graph, &groups, &plan, 1);
         assert_eq!(plan.buffers.len(), 3);
+    }
+
+    #[test]
+    fn parts_of_a_concat_are_made_in_their_places_for_one_image() {
+        let mut b = Builder::new("cell");
+        let x = b.input("input", Shape::image(4, 8, 8));
+        let parts = ["a", "b"].map(|name| b.node(name, Op::Relu, &[x]).unwrap());
+        let joined = b.node("concat", Op::Concat { axis: 1 }, &parts).unwrap();
+        let again = b.node("again", Op::Concat { axis: 1 }, &[x, joined]).unwrap();
+        b.output("out", again);
+        let graph = b.finish();
+        let groups = groups(&graph, ALL);
+        for (batch, inside) in [(1, true), (2, false)] {
+            let plan = plan(&graph, &groups, batch);
+            check_by_execution(&graph, &groups, &plan, batch);
+            assert!(parts.iter().all(|part| plan.holds(joined, *part) == inside));
+            assert_eq!(plan.offset(parts[1]), if inside { 4 * 4 * 64 } else { 0 });
+            // The input cannot be moved.
+            assert!(!plan.holds(again, x) && !plan.holds(again, joined));
+        }
     }
 }

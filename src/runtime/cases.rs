@@ -28,6 +28,7 @@ pub fn cases() -> Vec<Case> {
     table.pools();
     table.arithmetic();
     table.layouts();
+    table.units();
     table.networks();
     table.cases
 }
@@ -268,11 +269,88 @@ impl Table {
         }
     }
 
+    fn units(&mut self) {
+        let windows = [
+            ("3x3", Window::same(3, 1, 1), [8, 8]),
+            ("3x3 on uneven rows", Window::same(3, 1, 1), [7, 12]),
+            ("5x5", Window::same(5, 1, 1), [9, 8]),
+            ("3x3 dilation 2", Window::same(3, 1, 2), [6, 4]),
+            ("5x5 dilation 2", Window::same(5, 1, 2), [8, 12]),
+            ("3x3 stride 2", Window::same(3, 2, 1), [8, 16]),
+            ("5x5 stride 2", Window::same(5, 2, 1), [9, 8]),
+            ("5x5 dilation 2 stride 2", Window::same(5, 2, 2), [8, 8]),
+            ("2x4 uneven", Window { padding: [1, 0, 0, 3], ..Window::new([2, 4], [1, 1], [0, 0], [2, 1]) }, [6, 8]),
+            ("1x5 stride 3x1", Window::new([1, 5], [3, 1], [0, 2], [1, 1]), [10, 8]),
+            // Rows of 7 pixels are not for the kernel of units.
+            ("3x3 on 7 columns", Window::same(3, 1, 1), [5, 7]),
+        ];
+        for (i, (name, window, [h, w])) in windows.into_iter().enumerate() {
+            for batch in [1, 3] {
+                let (channels, filters) = ([5, 13, 12][i % 3], [36, 40, 9, 12, 80][i % 5]);
+                let name = format!("separable {name} {channels}->{filters}");
+                let build = |b: &mut Builder| unit(b, window, [channels, h, w], filters, i % 2 == 0);
+                self.cases.push(case(&name, batch, false, build));
+            }
+        }
+    }
+
     fn networks(&mut self) {
+        for batch in [1, 3] {
+            self.cases.push(case("cell", batch, false, cell));
+        }
         for batch in [1, 3] {
             self.cases.push(case("network", batch, false, network));
         }
     }
+}
+
+/// A separable unit and the sum of its result and of a rectified second input.
+pub fn unit(b: &mut Builder, window: Window, [c, h, w]: [usize; 3], filters: usize, relu_in: bool) {
+    let x = b.input("image", Shape::image(c, h, w));
+    let [kh, kw] = window.kernel;
+    let weight = param(b, "depthwise.weight", &[c, 1, kh, kw], Role::Weight);
+    let op = Op::Conv { weight, bias: None, window, groups: c, relu_in, relu_out: false };
+    let y = b.node("depthwise", op, &[x]).unwrap();
+    let weight = param(b, "pointwise.weight", &[filters, c, 1, 1], Role::Weight);
+    let bias = param(b, "pointwise.bias", &[filters], Role::Bias);
+    let y = b.node("pointwise", Op::conv(weight, Some(bias), Window::valid(1, 1), 1), &[y]).unwrap();
+    let shape = b.shape(y).clone();
+    let other = b.input("other", shape);
+    let other = b.node("relu", Op::Relu, &[other]).unwrap();
+    let y = b.node("add", Op::Add, &[y, other]).unwrap();
+    b.output("out", y);
+}
+
+/// Units, a pool and a skip connection whose sums are concatenated and read by each other, as in a cell of DARTS.
+fn cell(b: &mut Builder) {
+    let x = b.input("image", Shape::image(6, 8, 8));
+    let separable = |b: &mut Builder, name: &str, x: ValueId| {
+        let weight = param(b, format!("{name}.depthwise"), &[12, 1, 3, 3], Role::Weight);
+        let window = Window::same(3, 1, 1);
+        let op = Op::Conv { weight, bias: None, window, groups: 12, relu_in: true, relu_out: false };
+        let y = b.node(format!("{name}/depthwise"), op, &[x]).unwrap();
+        let weight = param(b, format!("{name}.pointwise"), &[12, 12, 1, 1], Role::Weight);
+        b.node(format!("{name}/pointwise"), Op::conv(weight, None, Window::valid(1, 1), 1), &[y]).unwrap()
+    };
+    let weight = param(b, "preprocess", &[12, 6, 1, 1], Role::Weight);
+    let start = b.node("start", Op::conv(weight, None, Window::valid(1, 1), 1), &[x]).unwrap();
+    let mut states = vec![start];
+    for i in 0..4 {
+        let from = states[i / 2];
+        let last = states[states.len() - 1];
+        let unit = separable(b, &format!("{i}"), last);
+        let other = match i {
+            0 => start,
+            1 => b.node("pool", Op::MaxPool(Window::same(3, 1, 1)), &[from]).unwrap(),
+            _ => separable(b, &format!("{i}b"), from),
+        };
+        states.push(b.node(format!("{i}/add"), Op::Add, &[other, unit]).unwrap());
+    }
+    let joined = b.node("concat", Op::Concat { axis: 1 }, &states[1..]).unwrap();
+    let weight = param(b, "next", &[16, 48, 1, 1], Role::Weight);
+    let y = b.node("next", Op::conv(weight, None, Window::valid(1, 1), 1), &[joined]).unwrap();
+    b.output("next", y);
+    b.output("joined", joined);
 }
 
 /// A small network with branches, a skip connection and two outputs, in which buffers are reused.

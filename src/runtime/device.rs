@@ -3,14 +3,14 @@
 //! Takes the choice of an adapter; gives [`Gpu`], on which sessions are made. wgpu panics on errors that nobody asked for and
 //! when a device is lost during a wait; here every call that can fail runs between error scopes, and both become errors.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::RuntimeError;
 use super::adapter::{AdapterChoice, AdapterFacts, find};
 use super::emit::Target;
-use super::kernel::Kernel;
+use super::kernel::{Binding, Kernel};
 use super::program::Dispatch;
 use crate::runtime::DeviceKind;
 
@@ -26,7 +26,7 @@ struct Inner {
     queue: wgpu::Queue,
     facts: AdapterFacts,
     faults: Arc<Mutex<Faults>>,
-    layouts: [wgpu::BindGroupLayout; 3],
+    layouts: BTreeMap<Kernel, wgpu::BindGroupLayout>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
 }
 
@@ -38,7 +38,7 @@ struct Faults {
 }
 
 /// What makes two dispatches share a pipeline.
-type PipelineKey = (Kernel, Vec<(&'static str, u32)>);
+type PipelineKey = (Kernel, Vec<(String, u32)>);
 
 impl Gpu {
     /// Opens the adapter that `choice` means.
@@ -96,9 +96,9 @@ impl Gpu {
         &self.inner.queue
     }
 
-    /// The layout of the bind group of a kernel that reads `reads` buffers.
-    pub(super) fn layout(&self, reads: usize) -> &wgpu::BindGroupLayout {
-        &self.inner.layouts[reads]
+    /// The layout of the bind group of `kernel`.
+    pub(super) fn layout(&self, kernel: Kernel) -> &wgpu::BindGroupLayout {
+        &self.inner.layouts[&kernel]
     }
 
     /// The pipeline of `dispatch`, compiled at its first use on this device.
@@ -183,7 +183,8 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             unpoisoned(&uncaptured).uncaptured.get_or_insert(error.to_string());
         }));
-        let layouts = [0, 1, 2].map(|reads| bind_group_layout(&device, reads));
+        let layouts =
+            Kernel::ALL.into_iter().map(|kernel| (kernel, bind_group_layout(&device, kernel.reads()))).collect();
         let inner = Inner { device, queue, facts, faults, layouts, pipelines: Mutex::default() };
         let gpu = Self { inner: Arc::new(inner) };
         gpu.check("opening the device")?;
@@ -198,10 +199,11 @@ impl Gpu {
         });
         let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(kernel.file()),
-            bind_group_layouts: &[Some(self.layout(kernel.reads()))],
+            bind_group_layouts: &[Some(self.layout(kernel))],
             ..wgpu::PipelineLayoutDescriptor::default()
         });
-        let constants: Vec<(&str, f64)> = dispatch.constants.iter().map(|&(name, n)| (name, f64::from(n))).collect();
+        let constants: Vec<(&str, f64)> =
+            dispatch.constants.iter().map(|(name, n)| (name.as_str(), f64::from(*n))).collect();
         device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.file()),
             layout: Some(&layout),
@@ -267,17 +269,17 @@ fn check_base_limits(
     }
 }
 
-fn bind_group_layout(device: &wgpu::Device, reads: usize) -> wgpu::BindGroupLayout {
+fn bind_group_layout(device: &wgpu::Device, reads: &[Binding]) -> wgpu::BindGroupLayout {
     let entry = |binding: usize, ty| wgpu::BindGroupLayoutEntry {
         binding: binding as u32,
         visibility: wgpu::ShaderStages::COMPUTE,
         ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
         count: None,
     };
-    let read = |i| entry(i + 1, wgpu::BufferBindingType::Storage { read_only: true });
+    let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
     let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform)];
-    entries.extend((0..reads).map(read));
-    entries.push(entry(reads + 1, wgpu::BufferBindingType::Storage { read_only: false }));
+    entries.extend((1..).zip(reads).map(|(i, binding)| entry(i, storage(*binding == Binding::Weights))));
+    entries.push(entry(reads.len() + 1, storage(false)));
     device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
 }
 

@@ -3,13 +3,22 @@
 //! Takes nothing; gives [`Kernel`]. Binding 0 is the uniform with the sizes, then come the buffers that are read, then the
 //! one that is written. The header of each WGSL file says how its data lie.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Workgroups in x after which the host goes on in y; the kernels number them `y * 65535 + x`.
 pub const FOLD: usize = 65535;
 
+/// How a kernel binds what it reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Binding {
+    /// A value: `read_write`, even where it is only read, because the kernel may write beside it in the same buffer.
+    Value,
+    /// Packed parameters: `read`.
+    Weights,
+}
+
 /// One compute kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kernel {
     /// Any convolution.
@@ -20,14 +29,16 @@ pub enum Kernel {
     Pointwise,
     /// The same for any number of pixels.
     PointwiseScalar,
-    /// 1x1 convolution, 12 output channels and 16 pixels a thread, pixels a multiple of 4.
+    /// 1x1 convolution, 12 output channels and 16 pixels a thread, any number of pixels.
     PointwiseWide,
-    /// The same for any number of pixels.
-    PointwiseWideScalar,
+    /// Depthwise and pointwise convolution, or the latter alone, up to 36 output channels and 4 x 4 pixels a thread.
+    SeparableWide,
     /// Max and average pooling.
     Pool,
     /// Element-wise sum.
     Add,
+    /// Element-wise sum into one of the two.
+    Accumulate,
     /// Element-wise maximum with 0.
     Relu,
     /// Factor and shift for every channel.
@@ -46,15 +57,16 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Kernel; 15] = [
+    pub const ALL: [Kernel; 16] = [
         Kernel::Conv,
         Kernel::Depthwise,
         Kernel::Pointwise,
         Kernel::PointwiseScalar,
         Kernel::PointwiseWide,
-        Kernel::PointwiseWideScalar,
+        Kernel::SeparableWide,
         Kernel::Pool,
         Kernel::Add,
+        Kernel::Accumulate,
         Kernel::Relu,
         Kernel::BatchNorm,
         Kernel::GlobalAvgPool,
@@ -82,13 +94,15 @@ impl Kernel {
     /// Threads of a workgroup.
     pub fn workgroup(self) -> usize {
         match self {
-            Kernel::PointwiseWide | Kernel::PointwiseWideScalar => 16,
+            Kernel::SeparableWide => 8,
+            Kernel::PointwiseWide => 16,
             Kernel::Conv
             | Kernel::Depthwise
             | Kernel::Pointwise
             | Kernel::PointwiseScalar
             | Kernel::Pool
             | Kernel::Add
+            | Kernel::Accumulate
             | Kernel::Relu
             | Kernel::BatchNorm
             | Kernel::GlobalAvgPool
@@ -99,21 +113,21 @@ impl Kernel {
         }
     }
 
-    /// How many buffers it reads besides the sizes.
-    pub fn reads(self) -> usize {
+    /// What it binds between the sizes and the value that it writes.
+    pub fn reads(self) -> &'static [Binding] {
+        use Binding::{Value, Weights};
         match self {
-            Kernel::Fill => 0,
-            Kernel::Pool | Kernel::Relu | Kernel::GlobalAvgPool | Kernel::Copy => 1,
+            Kernel::Fill => &[],
+            Kernel::Pool | Kernel::Relu | Kernel::GlobalAvgPool | Kernel::Copy | Kernel::Accumulate => &[Value],
             Kernel::Conv
             | Kernel::Depthwise
             | Kernel::Pointwise
             | Kernel::PointwiseScalar
             | Kernel::PointwiseWide
-            | Kernel::PointwiseWideScalar
-            | Kernel::Add
             | Kernel::BatchNorm
-            | Kernel::Linear
-            | Kernel::WeightedSum => 2,
+            | Kernel::Linear => &[Value, Weights],
+            Kernel::Add | Kernel::WeightedSum => &[Value, Value],
+            Kernel::SeparableWide => &[Value, Weights, Value],
         }
     }
 
@@ -128,10 +142,11 @@ impl Kernel {
             Kernel::Depthwise => wgsl!("depthwise", "main"),
             Kernel::Pointwise => wgsl!("pointwise", "aligned"),
             Kernel::PointwiseScalar => wgsl!("pointwise", "scalar"),
-            Kernel::PointwiseWide => wgsl!("pointwise_wide", "aligned"),
-            Kernel::PointwiseWideScalar => wgsl!("pointwise_wide", "scalar"),
+            Kernel::PointwiseWide => wgsl!("pointwise_wide", "main"),
+            Kernel::SeparableWide => wgsl!("separable_wide", "main"),
             Kernel::Pool => wgsl!("pool", "main"),
             Kernel::Add => wgsl!("add", "main"),
+            Kernel::Accumulate => wgsl!("accumulate", "main"),
             Kernel::Relu => wgsl!("relu", "main"),
             Kernel::BatchNorm => wgsl!("batch_norm", "main"),
             Kernel::GlobalAvgPool => wgsl!("global_avg_pool", "main"),

@@ -33,9 +33,17 @@ pub fn compare_layers(
     let mut steps = Reference::new(model).steps(inputs)?;
     let mut layers = Vec::new();
     session.run_all(inputs, &mut |name, got| {
-        if let Some((node, expected)) = steps.step() {
-            let comparison = compare(name, &got, expected, tolerance);
-            layers.push(comparison.map(|c| LayerComparison { name: name.into(), op: node.op.name(), comparison: c }));
+        // A group of nodes shows the value of its last one.
+        while let Some((node, expected)) = steps.step() {
+            if node.name == name {
+                let comparison = compare(name, &got, expected, tolerance);
+                layers.push(comparison.map(|c| LayerComparison {
+                    name: name.into(),
+                    op: node.op.name(),
+                    comparison: c,
+                }));
+                break;
+            }
         }
     })?;
     let mut layers = layers.into_iter().collect::<Result<Vec<_>, _>>()?;

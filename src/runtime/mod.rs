@@ -35,10 +35,10 @@ pub use adapter::{AdapterChoice, AdapterFacts, BackendName, DeviceKind, LimitFac
 pub use compare::{Comparison, Tolerance, compare};
 pub use device::Gpu;
 pub use emit::{Target, emit};
-pub use kernel::Kernel;
+pub use kernel::{Binding, Kernel};
 pub use layers::{LayerComparison, compare_layers};
 pub use profile::{LaunchTime, Profile};
-pub use program::{Dispatch, Port, Program, Source, Step};
+pub use program::{Dispatch, Place, Port, Program, Source, Step};
 pub use reference::{Reference, Steps};
 pub use session::{Session, SessionFacts};
 

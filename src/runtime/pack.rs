@@ -57,6 +57,34 @@ impl Pack {
         (self.end(start), bias_at)
     }
 
+    /// For `separable_wide` with blocks of `12 * twelves` output channels: `[K, 1, kH, kW]` taps if there are any, `[M, K, 1, 1]`
+    /// filters and bias. Gives the place, `pointwise_at` and `bias_at`, in vec4.
+    pub fn separable(
+        &mut self,
+        taps: Option<&Tensor>,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        twelves: usize,
+    ) -> (Source, usize, usize) {
+        let (m, k) = (weight.shape[0], weight.shape[1]);
+        let block = 12 * twelves;
+        let start = self.begin();
+        if let Some(taps) = taps {
+            for kernel in taps.data.chunks(taps.data.len() / k) {
+                self.floats.extend_from_slice(kernel);
+                self.floats.resize(self.floats.len().next_multiple_of(4), 0.0);
+            }
+        }
+        let pointwise_at = (self.floats.len() - start) / 4;
+        for first in (0..m).step_by(block) {
+            let row = |c: usize| (first..first + block).map(move |f| if f < m { weight.data[f * k + c] } else { 0.0 });
+            (0..k).for_each(|c| self.floats.extend(row(c)));
+        }
+        let bias_at = (self.floats.len() - start) / 4;
+        self.floats.extend((0..m.next_multiple_of(block)).map(|f| if f < m { at(bias, f) } else { 0.0 }));
+        (self.end(start), pointwise_at, bias_at)
+    }
+
     /// For `linear`: `[O, I]` matrix and bias. Gives the place and `bias_at`, in vec4.
     pub fn linear(&mut self, weight: &Tensor, bias: Option<&Tensor>) -> (Source, usize) {
         let (outputs, inputs) = (weight.shape[0], weight.shape[1]);

@@ -3,15 +3,16 @@
 //! Takes nothing; gives [`Program`], which `emit` fills and a session carries out. All of it can be written to a file: it
 //! knows neither a device nor the graph it came from.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::kernel::{FOLD, Kernel};
+use crate::ir::{Dim, Shape};
 
 /// Weights of one binding start at a multiple of this many bytes, the largest offset alignment that WebGPU allows.
 pub const BINDING_ALIGN: usize = 256;
 
 /// A model compiled for one batch size.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Program {
     /// Name of the graph.
     pub name: String,
@@ -23,7 +24,7 @@ pub struct Program {
     pub unshared_bytes: u64,
     /// Where the caller's tensors go.
     pub inputs: Vec<Port>,
-    /// The nodes in order.
+    /// The groups of nodes in order.
     pub steps: Vec<Step>,
     /// Where the results lie after the last step.
     pub outputs: Vec<Port>,
@@ -33,54 +34,78 @@ pub struct Program {
 }
 
 /// A tensor at the border of a program.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Port {
     /// Name of the graph input or output.
     pub name: String,
     /// Dimensions, with the batch put in.
     pub shape: Vec<usize>,
-    /// Index into [`Program::buffers`]; the tensor starts at the buffer's first byte.
-    pub buffer: usize,
+    /// Whether its first dimension is the batch.
+    pub batched: bool,
+    /// Where it lies.
+    pub place: Place,
 }
 
-/// One node of the graph.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+impl Port {
+    /// The shape as the graph has it.
+    pub fn symbolic(&self) -> Shape {
+        let mut shape = Shape::fixed(&self.shape);
+        if self.batched {
+            shape.0[0] = Dim::Batch;
+        }
+        shape
+    }
+}
+
+/// One group of nodes, called like its last node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Path of the node.
     pub node: String,
     /// Name of its op.
-    pub op: &'static str,
+    pub op: String,
     /// Dimensions of its value.
     pub shape: Vec<usize>,
-    /// The buffer that holds its value once the dispatches have run, and until a later step reuses it.
-    pub buffer: usize,
-    /// What computes it; empty where the value is the very contents of an input.
+    /// Where its value lies once the dispatches have run, and until a later step reuses the memory.
+    pub place: Place,
+    /// What computes it; empty where the value already lies there.
     pub dispatches: Vec<Dispatch>,
 }
 
 /// One launch of a kernel.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Dispatch {
     /// The kernel.
     pub kernel: Kernel,
     /// Its override constants; those that are missing keep their default. One pipeline for each distinct set.
-    pub constants: Vec<(&'static str, u32)>,
+    pub constants: Vec<(String, u32)>,
     /// The contents of its `Sizes` uniform, word by word.
     pub sizes: Vec<u32>,
     /// What it reads, in the order of the bindings.
     pub reads: Vec<Source>,
-    /// The buffer it writes.
-    pub write: usize,
+    /// What it writes. Values that it reads may lie beside it in the same buffer.
+    pub write: Place,
     /// Workgroups in x and y.
     pub workgroups: [u32; 2],
 }
 
+/// A part of a value buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Index into [`Program::buffers`].
+    pub buffer: usize,
+    /// First byte, a multiple of `BINDING_ALIGN`.
+    pub offset: u64,
+    /// Number of bytes, a multiple of 16.
+    pub bytes: u64,
+}
+
 /// Something a kernel reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// A value buffer, by index.
-    Buffer(usize),
+    /// A value.
+    Value(Place),
     /// A part of [`Program::weights`].
     Weights {
         /// First byte, a multiple of `BINDING_ALIGN`.

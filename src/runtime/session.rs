@@ -12,7 +12,7 @@ use super::adapter::{AdapterChoice, AdapterFacts};
 use super::device::Gpu;
 use super::emit::{Target, emit};
 use super::inputs::check_inputs;
-use super::program::{BINDING_ALIGN, Dispatch, Port, Program, Source, Step};
+use super::program::{BINDING_ALIGN, Dispatch, Place, Port, Program, Source, Step};
 use crate::ir::{Model, Shape, Tensor, Verified};
 
 /// A model on a device.
@@ -20,7 +20,6 @@ use crate::ir::{Model, Shape, Tensor, Verified};
 pub struct Session {
     pub(super) gpu: Gpu,
     pub(super) program: Program,
-    input_shapes: Vec<Shape>,
     buffers: Vec<wgpu::Buffer>,
     /// For each step of the program.
     pub(super) launches: Vec<Vec<Launch>>,
@@ -83,17 +82,26 @@ impl Session {
     ) -> Result<Self, RuntimeError> {
         let start = Instant::now();
         let program = emit(model, batch, target)?;
+        let session = Self::replay(gpu, program)?;
+        let load_ms = milliseconds(start) - session.facts.compile_ms;
+        Ok(Self { facts: SessionFacts { load_ms, ..session.facts }, ..session })
+    }
+
+    /// Makes a program ready, wherever it was emitted.
+    ///
+    /// # Errors
+    /// When the program does not fit the adapter, or the driver fails.
+    pub fn replay(gpu: &Gpu, program: Program) -> Result<Self, RuntimeError> {
+        let start = Instant::now();
         check_limits(&program, gpu.facts())?;
         let compile = Instant::now();
         let pipelines = program.dispatches().map(|d| gpu.pipeline(d)).collect::<Result<Vec<_>, _>>()?;
         let compile_ms = milliseconds(compile);
-        let graph = &model.graph;
-        let input_shapes = graph.inputs.iter().map(|v| graph.shape(*v).clone()).collect();
         let (buffers, launches, staging) = gpu.guard("loading the model", || load(gpu, &program, pipelines))?;
         gpu.wait("loading the model")?;
         let facts = SessionFacts {
             adapter: gpu.facts().clone(),
-            batch,
+            batch: program.batch,
             dispatches: program.dispatches().count(),
             buffer_bytes: program.buffers.iter().sum(),
             unshared_bytes: program.unshared_bytes,
@@ -102,7 +110,7 @@ impl Session {
             compile_ms,
         };
         let program = Program { weights: Vec::new(), ..program };
-        Ok(Self { gpu: gpu.clone(), program, input_shapes, buffers, launches, staging, facts })
+        Ok(Self { gpu: gpu.clone(), program, buffers, launches, staging, facts })
     }
 
     /// What making the session cost and what it holds.
@@ -149,8 +157,8 @@ impl Session {
             self.gpu.guard(&doing, || {
                 let mut encoder = self.encoder();
                 self.encode(&mut encoder, launches.iter(), None);
-                let source = &self.buffers[step.buffer];
-                encoder.copy_buffer_to_buffer(source, 0, &staging, 0, byte_count(&step.shape));
+                let source = &self.buffers[step.place.buffer];
+                encoder.copy_buffer_to_buffer(source, step.place.offset, &staging, 0, byte_count(&step.shape));
                 self.gpu.queue().submit([encoder.finish()]);
             })?;
             let data = self.gpu.read(&staging, byte_count(&step.shape), &doing)?;
@@ -171,13 +179,18 @@ impl Session {
     }
 
     pub(super) fn check(&self, inputs: &[Tensor]) -> Result<(), RuntimeError> {
+        let shapes: Vec<Shape> = self.program.inputs.iter().map(Port::symbolic).collect();
         let names = self.program.inputs.iter().map(|port| port.name.as_str());
-        check_inputs(names.zip(&self.input_shapes), inputs, Some(self.program.batch)).map(|_| ())
+        check_inputs(names.zip(&shapes), inputs, Some(self.program.batch)).map(|_| ())
     }
 
     pub(super) fn upload(&self, inputs: &[Tensor]) {
         for (port, tensor) in self.program.inputs.iter().zip(inputs) {
-            self.gpu.queue().write_buffer(&self.buffers[port.buffer], 0, bytemuck::cast_slice(&tensor.data));
+            self.gpu.queue().write_buffer(
+                &self.buffers[port.place.buffer],
+                port.place.offset,
+                bytemuck::cast_slice(&tensor.data),
+            );
         }
     }
 
@@ -205,7 +218,8 @@ impl Session {
         let mut at = 0;
         for port in &self.program.outputs {
             let bytes = byte_count(&port.shape);
-            encoder.copy_buffer_to_buffer(&self.buffers[port.buffer], 0, &self.staging, at, bytes);
+            let place = port.place;
+            encoder.copy_buffer_to_buffer(&self.buffers[place.buffer], place.offset, &self.staging, at, bytes);
             at += bytes;
         }
     }
@@ -269,19 +283,20 @@ fn bind(
     let part = |buffer, offset, bytes: u64| {
         wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
     };
+    let value = |place: Place| part(&buffers[place.buffer], place.offset, place.bytes);
     let source = |source: &Source| match *source {
-        Source::Buffer(index) => buffers[index].as_entire_binding(),
+        Source::Value(place) => value(place),
         Source::Weights { offset, bytes } => part(weights, offset as u64, bytes as u64),
     };
     let size_bytes = 4 * dispatch.sizes.len().next_multiple_of(4) as u64;
     let resources = std::iter::once(part(uniform, at, size_bytes))
         .chain(dispatch.reads.iter().map(source))
-        .chain([buffers[dispatch.write].as_entire_binding()]);
+        .chain([value(dispatch.write)]);
     let entries: Vec<_> =
         resources.zip(0..).map(|(resource, binding)| wgpu::BindGroupEntry { binding, resource }).collect();
     gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
         label: Some(dispatch.kernel.file()),
-        layout: gpu.layout(dispatch.kernel.reads()),
+        layout: gpu.layout(dispatch.kernel),
         entries: &entries,
     })
 }

@@ -6,13 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::cases::{Case, case, cases, network};
+use super::cases::{Case, case, cases, network, unit};
+use super::emit::emit_grouped;
 use super::naive;
 use super::{
-    AdapterChoice, AdapterFacts, BackendName, Gpu, Kernel, Reference, RuntimeError, Session, Target, Tolerance,
-    adapters, compare, compare_layers, emit,
+    AdapterChoice, AdapterFacts, BackendName, Gpu, Kernel, Program, Reference, RuntimeError, Session, Target,
+    Tolerance, adapters, compare, compare_layers, emit,
 };
 use crate::ir::{Builder, Op, Shape, Tensor, Window};
+use crate::passes::group::Grouping;
 
 const LOOSE: Tolerance = Tolerance { atol: 1e9, rtol: 0.0 };
 
@@ -96,7 +98,7 @@ fn every_layer_can_be_compared_and_the_worst_comes_first() {
         let mut session = Session::on(&gpu, &case.model, 2).unwrap();
         let mut names = Vec::new();
         let outputs = session.run_all(&case.inputs, &mut |name, _| names.push(name.to_string())).unwrap();
-        assert_eq!(names, case.model.graph.nodes.iter().map(|n| n.name.clone()).collect::<Vec<_>>());
+        assert_eq!(names, session.program().steps.iter().map(|s| s.node.clone()).collect::<Vec<_>>());
         assert!(max_rel("layers", &outputs, &expected) <= 1e-5);
         // The values reach a thousand.
         let tolerance = Tolerance { atol: 1e-2, rtol: 1e-4 };
@@ -149,7 +151,8 @@ fn every_case_passes_the_validation_of_a_device_that_does_nothing() {
         for software in [false, true] {
             let mut session = Session::for_target(&gpu, &case.model, batch_of(&case), Target { software }).unwrap();
             let facts = session.facts();
-            assert!(facts.buffer_bytes <= facts.unshared_bytes, "{}", case.name);
+            // Besides the values there are 16 bytes that nothing reads.
+            assert!(facts.buffer_bytes <= facts.unshared_bytes + 16, "{}", case.name);
             let got = session.run(&case.inputs).unwrap();
             assert_eq!(got.len(), case.model.graph.outputs.len());
         }
@@ -170,9 +173,9 @@ fn every_dispatch_fits_the_wgsl_that_it_launches() {
                 let sizes = module.global_variables.iter().find(|(_, v)| v.name.as_deref() == Some("s")).unwrap().1;
                 let bytes = module.types[sizes.ty].inner.size(module.to_ctx());
                 assert_eq!(bytes as usize, 4 * dispatch.sizes.len(), "{}: {:?}", case.name, dispatch.kernel);
-                assert_eq!(dispatch.reads.len(), dispatch.kernel.reads(), "{}", case.name);
+                assert_eq!(dispatch.reads.len(), dispatch.kernel.reads().len(), "{}", case.name);
                 for (name, _) in &dispatch.constants {
-                    let known = module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some(*name));
+                    let known = module.overrides.iter().any(|(_, o)| o.name.as_ref() == Some(name));
                     assert!(known, "{:?} has no override {name}", dispatch.kernel);
                 }
                 assert!(dispatch.workgroups.iter().all(|n| (1..=65535).contains(n)), "{}", case.name);
@@ -183,6 +186,27 @@ fn every_dispatch_fits_the_wgsl_that_it_launches() {
 }
 
 #[test]
+fn groups_compute_what_their_nodes_compute_one_by_one() {
+    let gpus = gpus("groups");
+    for case in cases() {
+        let expected = Reference::new(&case.model).run(&case.inputs).unwrap();
+        for gpu in &gpus {
+            let target = Target { software: true };
+            let alone = emit_grouped(&case.model, batch_of(&case), target, Grouping::NONE).unwrap();
+            let got = Session::replay(gpu, alone).unwrap().run(&case.inputs).unwrap();
+            let rel = max_rel(&case.name, &got, &expected);
+            assert!(rel <= if case.exact { 0.0 } else { 1e-5 }, "{} on {}: {rel:e}", case.name, gpu.facts());
+        }
+    }
+    let case = case("unit", 1, false, |b| unit(b, Window::same(3, 1, 1), [12, 8, 8], 25, true));
+    let kernels = |program: &Program| program.dispatches().map(|d| d.kernel).collect::<Vec<_>>();
+    let fused = emit(&case.model, 1, Target { software: true }).unwrap();
+    assert_eq!(kernels(&fused), [Kernel::Relu, Kernel::SeparableWide]);
+    let alone = emit_grouped(&case.model, 1, Target { software: true }, Grouping::NONE).unwrap();
+    assert_eq!(kernels(&alone), [Kernel::Depthwise, Kernel::SeparableWide, Kernel::Relu, Kernel::Add]);
+}
+
+#[test]
 fn wrong_inputs_are_errors_that_name_the_input() {
     let case = case("inputs", 2, false, network);
     let mut session = Session::on(&Gpu::noop(), &case.model, 2).unwrap();
@@ -190,7 +214,7 @@ fn wrong_inputs_are_errors_that_name_the_input() {
     let message = |inputs: &[Tensor], session: &mut Session| session.run(inputs).unwrap_err().to_string();
     assert_eq!(message(&[], &mut session), "the model takes 1 inputs, got 0");
     let text = message(&[image(3)], &mut session);
-    assert_eq!(text, "input `image` must be [N, 3, 9, 9], got [3, 3, 9, 9] with 729 elements, with N = 2");
+    assert!(text.starts_with("input `image` must be [N, 3, 9, 9], got [3, 3, 9, 9] with 729 elements"), "{text}");
     assert!(Reference::new(&case.model).run(&[image(3)]).is_ok());
     assert!(Reference::new(&case.model).run(&[]).is_err());
 }
