@@ -85,7 +85,8 @@ impl Gpu {
 
     /// What the choice of kernels needs to know.
     pub fn target(&self) -> Target {
-        Target { software: self.facts().kind == DeviceKind::Software }
+        let software = self.facts().kind == DeviceKind::Software;
+        Target { software, large_kernels: software && self.facts().name.contains("llvmpipe") }
     }
 
     pub(super) fn device(&self) -> &wgpu::Device {

@@ -10,13 +10,26 @@ use super::cases::{Case, case, cases, network, unit};
 use super::emit::emit_grouped;
 use super::naive;
 use super::{
-    AdapterChoice, AdapterFacts, BackendName, Gpu, Kernel, Program, Reference, RuntimeError, Session, Target,
-    Tolerance, adapters, compare, compare_layers, emit,
+    AdapterChoice, AdapterFacts, BackendName, DeviceKind, Gpu, Kernel, Program, Reference, RuntimeError, Session,
+    Target, Tolerance, adapters, compare, compare_layers, emit,
 };
 use crate::ir::{Builder, Op, Shape, Tensor, Window};
 use crate::passes::group::Grouping;
 
 const LOOSE: Tolerance = Tolerance { atol: 1e9, rtol: 0.0 };
+
+/// Every choice of kernels.
+const TARGETS: [Target; 3] = [
+    Target { software: false, large_kernels: false },
+    Target { software: true, large_kernels: false },
+    Target { software: true, large_kernels: true },
+];
+
+/// The choices of kernels that the driver can compile within the patience of a test.
+fn targets(gpu: &Gpu) -> impl Iterator<Item = Target> {
+    let slow = gpu.facts().kind == DeviceKind::Software && !gpu.target().large_kernels;
+    TARGETS.into_iter().filter(move |target| !(slow && target.large_kernels))
+}
 
 /// Every adapter, opened; a machine without one skips the test, unless nothing may be skipped.
 fn gpus(test: &str) -> Vec<Gpu> {
@@ -71,8 +84,8 @@ fn the_shaders_agree_with_the_reference_on_every_adapter() {
         let mut worst: BTreeMap<&str, f64> = BTreeMap::new();
         for (case, expected) in &cases {
             // Whatever the adapter is, the kernels for the other kind must be right on it as well.
-            for software in [false, true] {
-                let mut session = Session::for_target(&gpu, &case.model, batch_of(case), Target { software }).unwrap();
+            for target in targets(&gpu) {
+                let mut session = Session::for_target(&gpu, &case.model, batch_of(case), target).unwrap();
                 // The second run finds the buffers dirty.
                 for _ in 0..2 {
                     let got = session.run(&case.inputs).unwrap_or_else(|e| panic!("{}: {e}", case.name));
@@ -148,8 +161,8 @@ fn values_beyond_65535_workgroups_are_right() {
 fn every_case_passes_the_validation_of_a_device_that_does_nothing() {
     let gpu = Gpu::noop();
     for case in cases() {
-        for software in [false, true] {
-            let mut session = Session::for_target(&gpu, &case.model, batch_of(&case), Target { software }).unwrap();
+        for target in TARGETS {
+            let mut session = Session::for_target(&gpu, &case.model, batch_of(&case), target).unwrap();
             let facts = session.facts();
             // Besides the values there are 16 bytes that nothing reads.
             assert!(facts.buffer_bytes <= facts.unshared_bytes + 16, "{}", case.name);
@@ -165,8 +178,8 @@ fn every_dispatch_fits_the_wgsl_that_it_launches() {
         Kernel::ALL.into_iter().map(|k| (k, wgpu::naga::front::wgsl::parse_str(k.source()).unwrap())).collect();
     let mut seen = BTreeSet::new();
     for case in cases() {
-        for software in [false, true] {
-            let program = emit(&case.model, batch_of(&case), Target { software }).unwrap();
+        for target in TARGETS {
+            let program = emit(&case.model, batch_of(&case), target).unwrap();
             for dispatch in program.dispatches() {
                 seen.insert(dispatch.kernel);
                 let module = &modules[&dispatch.kernel];
@@ -191,8 +204,7 @@ fn groups_compute_what_their_nodes_compute_one_by_one() {
     for case in cases() {
         let expected = Reference::new(&case.model).run(&case.inputs).unwrap();
         for gpu in &gpus {
-            let target = Target { software: true };
-            let alone = emit_grouped(&case.model, batch_of(&case), target, Grouping::NONE).unwrap();
+            let alone = emit_grouped(&case.model, batch_of(&case), gpu.target(), Grouping::NONE).unwrap();
             let got = Session::replay(gpu, alone).unwrap().run(&case.inputs).unwrap();
             let rel = max_rel(&case.name, &got, &expected);
             assert!(rel <= if case.exact { 0.0 } else { 1e-5 }, "{} on {}: {rel:e}", case.name, gpu.facts());
@@ -200,9 +212,9 @@ fn groups_compute_what_their_nodes_compute_one_by_one() {
     }
     let case = case("unit", 1, false, |b| unit(b, Window::same(3, 1, 1), [12, 8, 8], 25, true));
     let kernels = |program: &Program| program.dispatches().map(|d| d.kernel).collect::<Vec<_>>();
-    let fused = emit(&case.model, 1, Target { software: true }).unwrap();
+    let fused = emit(&case.model, 1, TARGETS[2]).unwrap();
     assert_eq!(kernels(&fused), [Kernel::Relu, Kernel::SeparableWide]);
-    let alone = emit_grouped(&case.model, 1, Target { software: true }, Grouping::NONE).unwrap();
+    let alone = emit_grouped(&case.model, 1, TARGETS[2], Grouping::NONE).unwrap();
     assert_eq!(kernels(&alone), [Kernel::Depthwise, Kernel::SeparableWide, Kernel::Relu, Kernel::Add]);
 }
 

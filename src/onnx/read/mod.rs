@@ -8,7 +8,8 @@
 //! Constants become parameters, named as in the file and in its order; a leading `/` of node and value names is dropped,
 //! which the writer puts back. Identity, Dropout and casts between float types vanish; a constant added after a
 //! convolution or a matrix product becomes its bias. float16 weights are widened to float32. Nodes that no output depends
-//! on are not read.
+//! on are not read. A graph input of rows `[N, C, W]` that only convolutions and pools read is an image one pixel high,
+//! `[N, C, 1, W]`, and so is what they make of it.
 //!
 //! Work and memory are bounded by the size of the file: sizes are checked before anything is allocated, copies of constants
 //! are counted, subgraphs are never entered.
@@ -110,7 +111,10 @@ impl<'a> Reader<'a> {
     fn inputs(&mut self, graph: &'a GraphProto) -> Result<(), OnnxError> {
         // Old files list the initialisers among the inputs.
         for input in graph.input.iter().filter(|i| !self.constants.contains(&i.name)) {
-            let shape = input_shape(input)?;
+            let mut shape = input_shape(input)?;
+            if shape.rank() == 3 && self.slides_over(&input.name) {
+                shape.0.insert(2, Dim::Fixed(1));
+            }
             let id = self.builder.input(input.name.clone(), shape);
             self.value_names.push(Some(&input.name));
             if input.name.is_empty() || self.values.insert(&input.name, id).is_some() {
@@ -118,6 +122,12 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether only sliding windows read `input`: then rows `[N, C, W]` are images `[N, C, 1, W]`.
+    fn slides_over(&self, input: &str) -> bool {
+        let slides = |i: &usize| matches!(self.nodes[*i].op_type.as_str(), "Conv" | "MaxPool" | "AveragePool");
+        self.readers.get(input).is_some_and(|readers| readers.iter().all(slides))
     }
 
     fn nodes(&mut self) -> Result<(), OnnxError> {

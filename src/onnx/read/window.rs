@@ -6,7 +6,7 @@
 use super::Reader;
 use super::operator::Made;
 use super::view::View;
-use crate::ir::{Op, Role, ValueId, Window};
+use crate::ir::{Op, Role, Tensor, ValueId, Window};
 use crate::onnx::OnnxError;
 
 /// The largest kernel, stride, dilation or pad; keeps all arithmetic on them small.
@@ -19,11 +19,20 @@ impl<'a> Reader<'a> {
         view.only(&["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"])?;
         let x = self.variable(view, 0)?;
         let size = self.image(view, x)?;
-        let weight = self.param(view, view.input(1)?, Role::Weight)?;
-        let &[out, _, kh, kw] = self.constants.dims(view, view.input(1)?)?.as_slice() else {
-            return Err(view.unsupported("the weight must have 4 dimensions: supported are convolutions of images"));
+        let name = view.input(1)?;
+        let (weight, [out, kh, kw]) = match *self.constants.dims(view, name)?.as_slice() {
+            [out, _, kh, kw] => (self.param(view, name, Role::Weight)?, [out, kh, kw]),
+            // Over rows, which are images one pixel high.
+            [out, per_group, k] => {
+                let rows = Tensor { shape: vec![out, per_group, 1, k], ..self.constants.floats(view, name)? };
+                (self.changed(view, name, Role::Weight, rows)?, [out, 1, k])
+            }
+            _ => {
+                let why = "the weight must have 4 dimensions, or 3: supported are convolutions of images and rows";
+                return Err(view.unsupported(why));
+            }
         };
-        let kernel = pair(view, "kernel_shape", 1)?.unwrap_or([kh, kw]);
+        let kernel = pair(view, "kernel_shape", 1, size)?.unwrap_or([kh, kw]);
         let window = window(view, kernel, size)?;
         let groups = usize::try_from(view.int("group", 1)?).map_err(|_| view.error("attribute `group` is negative"))?;
         let own = view.optional(2).map(|name| (name, 1.0));
@@ -50,7 +59,7 @@ impl<'a> Reader<'a> {
         view.at_most(1)?;
         let x = self.variable(view, 0)?;
         let size = self.image(view, x)?;
-        let kernel = pair(view, "kernel_shape", 1)?;
+        let kernel = pair(view, "kernel_shape", 1, size)?;
         let kernel = kernel.ok_or_else(|| view.error("attribute `kernel_shape` is missing"))?;
         Ok((x, window(view, kernel, size)?))
     }
@@ -66,13 +75,13 @@ impl<'a> Reader<'a> {
 }
 
 fn window(view: &View, kernel: [usize; 2], size: [usize; 2]) -> Result<Window, OnnxError> {
-    let stride = pair(view, "strides", 1)?.unwrap_or([1, 1]);
-    let dilation = pair(view, "dilations", 1)?.unwrap_or([1, 1]);
+    let stride = pair(view, "strides", 1, size)?.unwrap_or([1, 1]);
+    let dilation = pair(view, "dilations", 1, size)?.unwrap_or([1, 1]);
     let ceil = view.int("ceil_mode", 0)? != 0;
     let mut window = Window { kernel, stride, padding: [0; 4], dilation, ceil };
     let auto = view.text("auto_pad", "NOTSET")?;
     match auto {
-        "NOTSET" | "" => window.padding = list(view, "pads", 0)?.unwrap_or([0; 4]),
+        "NOTSET" | "" => window.padding = list(view, "pads", 0, size)?.unwrap_or([0; 4]),
         "VALID" => {}
         "SAME_UPPER" | "SAME_LOWER" => {
             for axis in 0..2 {
@@ -93,13 +102,21 @@ fn window(view: &View, kernel: [usize; 2], size: [usize; 2]) -> Result<Window, O
     Ok(window)
 }
 
-fn pair(view: &View, name: &str, least: i64) -> Result<Option<[usize; 2]>, OnnxError> {
-    list(view, name, least)
+fn pair(view: &View, name: &str, least: i64, size: [usize; 2]) -> Result<Option<[usize; 2]>, OnnxError> {
+    list(view, name, least, size)
 }
 
 /// A list attribute of exactly `N` numbers from `least` to [`MAX_WINDOW`].
-fn list<const N: usize>(view: &View, name: &str, least: i64) -> Result<Option<[usize; N]>, OnnxError> {
+fn list<const N: usize>(
+    view: &View,
+    name: &str,
+    least: i64,
+    size: [usize; 2],
+) -> Result<Option<[usize; N]>, OnnxError> {
     let Some(given) = view.ints(name)? else { return Ok(None) };
+    // Of rows: the height is one pixel, which is what 1, or no padding, leaves it.
+    let rows = given.iter().flat_map(|n| [least, *n]).collect::<Vec<_>>();
+    let given = if size[0] == 1 && given.len() * 2 == N { rows.as_slice() } else { given };
     let Ok(numbers) = <[i64; N]>::try_from(given) else {
         let why = format!("attribute `{name}` has {} numbers; images (two dimensions) need {N}", given.len());
         return Err(view.unsupported(why));

@@ -1,6 +1,6 @@
 //! Convolutions: which kernel computes a group around one, with the other value that it adds.
 //!
-//! Takes a [`Group`]; gives its dispatches. On software adapters a separable unit is one kernel with large blocks in registers,
+//! Takes a [`Group`]; gives its dispatches. Where the driver compiles large kernels a separable unit is one kernel with large blocks in registers,
 //! which computes pointwise convolutions as well.
 
 use super::{Emitter, Kernel, constants, threads, window_constants};
@@ -42,7 +42,7 @@ impl<'a> Emitter<'a> {
             return Ok(vec![self.separable(depthwise, &conv, other, last)]);
         }
         // With a few output channels the block would be mostly padding.
-        let wide = pointwise && self.target.software && conv.weight.shape[0] > 8;
+        let wide = pointwise && self.target.large_kernels && conv.weight.shape[0] > 8;
         if wide && (h * w).is_multiple_of(4) {
             return Ok(vec![self.pointwise_wide(&conv, [n, c, h * w], other, node, last)]);
         }

@@ -1,0 +1,48 @@
+// Compiles every shader with Dawn, the WebGPU of Chromium: a second opinion on the WGSL, besides naga's.
+//
+//   node tests/dawn.mjs MODULES     MODULES is the folder node_modules that holds the npm package `webgpu`
+//
+// Every entry point becomes a pipeline with the default override constants, so that its bindings and workgroup are checked
+// too. Exits 1 if a shader does not compile. Needs a Vulkan driver that Dawn accepts:
+// SwiftShader does, lavapipe up to Mesa 22.3 does not.
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+const modules = process.argv[2];
+if (!modules) throw new Error('usage: node tests/dawn.mjs MODULES');
+const { create, globals } = await import(pathToFileURL(join(resolve(modules), 'webgpu/index.js')));
+Object.assign(globalThis, globals);
+
+const gpu = create([]);
+const adapter = await gpu.requestAdapter();
+if (!adapter) throw new Error('Dawn finds no adapter; run it as tests/drivers.sh swiftshader node ...');
+const device = await adapter.requestDevice();
+const folder = join(dirname(fileURLToPath(import.meta.url)), '../shaders');
+// SwiftShader takes minutes to make a pipeline of these; the module is checked all the same.
+const slow = ['separable_wide.wgsl'];
+let compiled = 0;
+const failed = [];
+for (const file of readdirSync(folder).filter((name) => name.endsWith('.wgsl')).sort()) {
+    const code = readFileSync(join(folder, file), 'utf8');
+    device.pushErrorScope('validation');
+    const module = device.createShaderModule({ code });
+    const messages = (await module.getCompilationInfo()).messages.filter((m) => m.type === 'error');
+    failed.push(...messages.map((m) => `${file}:${m.lineNum}: ${m.message}`));
+    await device.popErrorScope();
+    if (messages.length > 0) continue;
+    if (slow.includes(file)) {
+        console.log(`SKIPPED: no pipeline of ${file}: SwiftShader is too slow`);
+        continue;
+    }
+    for (const [, entryPoint] of code.matchAll(/@compute\s+@workgroup_size\([^)]*\)\s*fn\s+(\w+)/g)) {
+        device.pushErrorScope('validation');
+        device.createComputePipeline({ layout: 'auto', compute: { module, entryPoint } });
+        const error = await device.popErrorScope();
+        if (error) failed.push(`${file}:${entryPoint}: ${error.message}`);
+        else compiled += 1;
+    }
+}
+failed.forEach((line) => console.error(line));
+console.log(`dawn: ${compiled} entry points compiled, ${failed.length} errors`);
+process.exit(failed.length > 0 || compiled === 0 ? 1 : 0);
