@@ -17,12 +17,14 @@ pub struct Group {
     pub add: Option<(NodeId, ValueId)>,
 }
 
+/// Whether a kernel can fuse a depthwise convolution with the window, from planes of the first size to planes of the second.
+pub type Fits = fn(&Window, [usize; 2], [usize; 2]) -> bool;
+
 /// What groups may hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Grouping {
-    /// The planes that a fused depthwise convolution may read and make: `(window, input size, output size)`; `None` leaves all
-    /// of them alone.
-    pub separable: Option<fn(&Window, [usize; 2], [usize; 2]) -> bool>,
+    /// Which depthwise convolutions are fused with the pointwise one behind them; `None` leaves all of them alone.
+    pub separable: Option<Fits>,
     /// Whether a convolution adds another value to its result.
     pub add: bool,
 }
