@@ -1,17 +1,17 @@
-// A separable unit in one kernel: ReLU, depthwise convolution, pointwise convolution, ReLU, and the sum with another value.
-// Without DEPTHWISE it is the pointwise convolution alone. The large block in registers is for software adapters, where a
-// load costs much more than a register.
+// A separable unit in one kernel: ReLU, depthwise convolution, pointwise convolution, ReLU, and the sum with another
+// value. Without DEPTHWISE it is the pointwise convolution alone. The large block in registers is for software
+// adapters, where a load costs much more than a register.
 //
 // Layout      x [N, k, h, w / 4], y and z [N, m, oh, ow / 4], vec4 of float32, row-major; y = result, or result + z.
 //             w: for each input channel the KH * KW taps of the depthwise convolution in ceil(KH * KW / 4) vec4; from
-//             pointwise_at on, for each block of 12 * GROUPS output channels, [k, 3 * GROUPS] vec4, one lane an output channel
-//             (lanes beyond m are zero); from bias_at on 3 * GROUPS vec4 for each block.
+//             pointwise_at on, for each block of 12 * GROUPS output channels, [k, 3 * GROUPS] vec4, one lane an output
+//             channel (lanes beyond m are zero); from bias_at on 3 * GROUPS vec4 for each block.
 // Bindings    0 sizes, 1 x, 2 w, 3 z (any 16 bytes without SUM), 4 y.
-// Workgroup   8 threads, so that small images still occupy several cores; a thread makes 12 * GROUPS output channels of 4 x 4
-//             pixels, straight from storage. No workgroup memory.
+// Workgroup   8 threads, so that small images still occupy several cores; a thread makes 12 * GROUPS output channels of
+//             4 x 4 pixels, straight from storage. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 8 + lane, so the host folds more than 65535 workgroups into y.
-//             w and ow are multiples of 4, kernels at most 5 x 5, PAD_LEFT at most 4; the input of 4 x 4 pixels is at most 15
-//             rows high and ends at most 11 pixels behind 4 * SW * (first column / 4).
+//             w and ow are multiples of 4, kernels at most 5 x 5, PAD_LEFT at most 4; the input of 4 x 4 pixels is at
+//             most 15 rows high and ends at most 11 pixels behind 4 * SW * (first column / 4).
 
 override DEPTHWISE: bool = true;
 override KH: u32 = 3;

@@ -10,14 +10,25 @@ use idarts_compile::ir::{Model, Tensor, Verified, verify};
 use idarts_compile::onnx;
 use idarts_compile::onnx::proto::{ModelProto, TensorProto};
 use idarts_compile::passes::{RUNTIME, apply};
-use idarts_compile::runtime::{AdapterChoice, Gpu, Reference, Session, Tolerance, adapters, compare};
+use idarts_compile::runtime::{AdapterChoice, Gpu, Reference, RuntimeError, Session, Tolerance, adapters, compare};
 use prost::Message;
 
 const OFFICIAL: Tolerance = Tolerance { atol: 1e-7, rtol: 1e-3 };
 
-/// Cases that the reader refuses, with a part of its message. The graph IR has neither broadcasting sums nor transposed
-/// values.
-const REFUSED: [(&str, &str); 0] = [];
+/// Cases that the reader refuses, with a part of its message: the graph IR has neither broadcasting sums nor transposed values
+/// nor products of two values.
+const REFUSED: [(&str, &str); 5] = [
+    ("node/test_add_bcast", "supported are equal shapes"),
+    ("node/test_gemm_all_attributes", "transA = 1"),
+    ("node/test_gemm_default_matrix_bias", "supported is one number per channel"),
+    ("node/test_gemm_transposeA", "transA = 1"),
+    ("pytorch-operator/test_operator_addmm", "must be an initialiser"),
+];
+
+/// The one case that has no elements, so that there is no buffer to bind: the adapters refuse it, the reference does not.
+const EMPTY: (&str, &str) = ("node/test_slice_start_out_of_bounds", "has no elements");
+
+type Run<'a> = dyn Fn(&Case, &Verified<Model>) -> Result<Vec<Tensor>, RuntimeError> + 'a;
 
 struct Case {
     name: String,
@@ -54,23 +65,26 @@ fn the_official_cases_pass_on_the_reference_and_on_every_adapter() {
     }
     let readable: Vec<(&Case, &Verified<Model>)> =
         cases.iter().filter_map(|case| Some((case, case.model.as_ref().ok()?))).collect();
-    let mut run = |place: &str, run: &dyn Fn(&Case, &Verified<Model>) -> Vec<Tensor>| {
-        let mut passed = 0;
+    let mut run = |place: &str, run: &Run| {
+        let (mut passed, mut empty) = (0, 0);
         for (case, model) in &readable {
-            match check(case, &run(case, model)) {
+            let result = run(case, model).map_err(|e| e.to_string()).and_then(|got| check(case, &got));
+            match result {
                 Ok(()) => passed += 1,
+                Err(why) if case.name == EMPTY.0 && why.contains(EMPTY.1) => empty += 1,
                 Err(why) => wrong.push(format!("{place}: {}: {why}", case.name)),
             }
         }
-        eprintln!("{place}: {passed} of {} cases passed, {} refused", cases.len(), refusals.len());
+        let refused = refusals.len() + empty;
+        eprintln!("{place}: {passed} of {} cases passed, {refused} refused", cases.len());
     };
-    run("CPU reference", &|case, model| Reference::new(model).run(&case.inputs).unwrap());
+    run("CPU reference", &|case, model| Reference::new(model).run(&case.inputs));
     for facts in adapters() {
         let choice = AdapterChoice { index: Some(facts.index), ..AdapterChoice::default() };
         let gpu = Gpu::open(&choice).unwrap();
         run(&facts.to_string(), &|case, model| {
             let (model, _) = apply(RUNTIME, model.clone()).unwrap();
-            Session::on(&gpu, &model, 1).unwrap().run(&case.inputs).unwrap()
+            Session::on(&gpu, &model, 1)?.run(&case.inputs)
         });
     }
     assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), wrong.join("\n"));

@@ -114,6 +114,9 @@ test_all() {
         echo "== $driver"
         # Nothing may be skipped: the driver is there.
         with_driver "$driver" env IDARTS_REQUIRE_ALL=1 cargo test --locked --lib runtime:: || failed="$failed $driver"
+        if [ -n "${IDARTS_ONNX_CASES:-}" ]; then
+            with_driver "$driver" cargo test --locked --test conformance -- --nocapture || failed="$failed $driver"
+        fi
     done
     [ -z "$failed" ] || fail "tests failed on:$failed"
 }
