@@ -76,6 +76,8 @@ struct Reader<'a> {
     values: HashMap<&'a str, ValueId>,
     /// Names of the values in the file, in the order of the values, without the leading `/`; graph outputs have none.
     value_names: Vec<Option<&'a str>>,
+    /// Inputs of rows that are read as images, with their shapes in the file.
+    rows: Vec<(ValueId, Shape)>,
     node_names: Unique,
     /// Nodes that became part of an earlier one.
     folded: HashSet<usize>,
@@ -103,6 +105,7 @@ impl<'a> Reader<'a> {
             builder: Builder::new(graph.name.clone()),
             values: HashMap::new(),
             value_names: Vec::new(),
+            rows: Vec::new(),
             node_names: Unique::default(),
             folded: HashSet::new(),
         })
@@ -112,10 +115,13 @@ impl<'a> Reader<'a> {
         // Old files list the initialisers among the inputs.
         for input in graph.input.iter().filter(|i| !self.constants.contains(&i.name)) {
             let mut shape = input_shape(input)?;
-            if shape.rank() == 3 && self.slides_over(&input.name) {
+            let given = shape.clone();
+            let rows = shape.rank() == 3 && self.slides_over(&input.name);
+            if rows {
                 shape.0.insert(2, Dim::Fixed(1));
             }
             let id = self.builder.input(input.name.clone(), shape);
+            self.rows.extend(rows.then_some((id, given)));
             self.value_names.push(Some(&input.name));
             if input.name.is_empty() || self.values.insert(&input.name, id).is_some() {
                 return Err(value_error(&input.name, "two inputs have this name, or it is empty"));

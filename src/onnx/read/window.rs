@@ -6,7 +6,7 @@
 use super::Reader;
 use super::operator::Made;
 use super::view::View;
-use crate::ir::{Op, Role, Tensor, ValueId, Window};
+use crate::ir::{Op, Role, Shape, Tensor, ValueId, Window};
 use crate::onnx::OnnxError;
 
 /// The largest kernel, stride, dilation or pad; keeps all arithmetic on them small.
@@ -21,9 +21,14 @@ impl<'a> Reader<'a> {
         let size = self.image(view, x)?;
         let name = view.input(1)?;
         let (weight, [out, kh, kw]) = match *self.constants.dims(view, name)?.as_slice() {
-            [out, _, kh, kw] => (self.param(view, name, Role::Weight)?, [out, kh, kw]),
+            [out, _, kh, kw] => {
+                if let Some((_, given)) = self.rows.iter().find(|(rows, _)| *rows == x) {
+                    return Err(no_image(view, given));
+                }
+                (self.param(view, name, Role::Weight)?, [out, kh, kw])
+            }
             // Over rows, which are images one pixel high.
-            [out, per_group, k] => {
+            [out, per_group, k] if size[0] == 1 => {
                 let rows = Tensor { shape: vec![out, per_group, 1, k], ..self.constants.floats(view, name)? };
                 (self.changed(view, name, Role::Weight, rows)?, [out, 1, k])
             }
@@ -67,11 +72,13 @@ impl<'a> Reader<'a> {
     /// Height and width of a value that must be images.
     fn image(&self, view: &View<'a>, value: ValueId) -> Result<[usize; 2], OnnxError> {
         let shape = self.builder.shape(value);
-        let [_, h, w] = shape.chw().ok_or_else(|| {
-            view.unsupported(format!("its input is {shape}; supported are images [N, C, H, W], two dimensions"))
-        })?;
+        let [_, h, w] = shape.chw().ok_or_else(|| no_image(view, shape))?;
         Ok([h, w])
     }
+}
+
+fn no_image(view: &View, shape: &Shape) -> OnnxError {
+    view.unsupported(format!("its input is {shape}; supported are images [N, C, H, W], two dimensions"))
 }
 
 fn window(view: &View, kernel: [usize; 2], size: [usize; 2]) -> Result<Window, OnnxError> {
