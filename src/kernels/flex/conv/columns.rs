@@ -60,7 +60,7 @@ pub fn outputs<S: Simd>(columns: &Columns, source: &[f32], weights: &[f32], bias
 }
 
 /// [`outputs`] of each source plane, `step` apart; outputs lie `plane` apart.
-#[macerator::with_simd]
+#[inline(always)]
 pub fn outputs_each<S: Simd>(
     columns: &Columns,
     source: &[f32],
@@ -87,13 +87,30 @@ pub fn outputs_each<S: Simd>(
 /// `sums[tap] += sum over y, x of factor[y, x] * source`; `factor` lies where [`outputs`] has its target.
 #[macerator::with_simd]
 pub fn weights<S: Simd>(columns: &Columns, source: &[f32], factor: &[f32], sums: &mut [f32]) {
-    columns.check::<S>(source.len());
-    // SAFETY: as in `outputs`.
-    unsafe {
-        match columns.kernel[0] {
-            3 => weight_rows::<S, 3, 3>(columns, source, factor, sums),
-            5 => weight_rows::<S, 5, 2>(columns, source, factor, sums),
-            _ => weight_rows::<S, 7, 1>(columns, source, factor, sums),
+    weights_each::<S>(columns, source, 0, factor, 0, sums);
+}
+
+/// [`weights`] of each source plane, `step` apart, with planes of the factor `plane` apart.
+#[inline(always)]
+pub fn weights_each<S: Simd>(
+    columns: &Columns,
+    source: &[f32],
+    step: usize,
+    factor: &[f32],
+    plane: usize,
+    sums: &mut [f32],
+) {
+    let taps = columns.planes * columns.kernel[0] * columns.kernel[1];
+    for (channel, sums) in sums.chunks_exact_mut(taps).enumerate() {
+        let (source, factor) = (&source[channel * step..], &factor[channel * plane..]);
+        columns.check::<S>(source.len());
+        // SAFETY: as in `outputs`.
+        unsafe {
+            match columns.kernel[0] {
+                3 => weight_rows::<S, 3, 3>(columns, source, factor, sums),
+                5 => weight_rows::<S, 5, 2>(columns, source, factor, sums),
+                _ => weight_rows::<S, 7, 1>(columns, source, factor, sums),
+            }
         }
     }
 }
