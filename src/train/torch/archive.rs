@@ -107,6 +107,9 @@ fn entries(bytes: &[u8]) -> Result<Vec<(&str, Range<usize>)>, String> {
     let tail = bytes.len().saturating_sub(22 + 0xffff);
     let end = bytes[tail..].windows(4).rposition(|w| w == b"PK\x05\x06").map(|i| tail + i).ok_or_else(damaged)?;
     let field = |at: usize, size: usize| number(bytes, at, size).ok_or_else(damaged);
+    if end + 22 + field(end + 20, 2)? > bytes.len() {
+        return Err(damaged());
+    }
     let (mut count, mut at) = (field(end + 10, 2)?, field(end + 16, 4)?);
     // The locator of the 64-bit end record stands right before.
     if let Some(locator) = end.checked_sub(20).filter(|at| bytes[*at..].starts_with(b"PK\x06\x07")) {
