@@ -22,6 +22,7 @@ use crate::onnx::{self, ModelInfo, WriteOptions};
 use crate::passes::{EXPORT, EXPORT_KEEP_BN, MERGE_REDUCE, Pass, apply};
 use crate::runtime::{AdapterChoice, Reference, Tolerance, compare};
 use crate::train::augmentation;
+use crate::train::config::TrainConfig;
 use crate::train::module::{GraphModule, Mode, download};
 use crate::train::weights::write_samples;
 
@@ -181,7 +182,8 @@ fn info(plan: &Plan, network: &Network, top1: Option<f64>) -> Result<ModelInfo> 
         dataset: plan.data.map(|data| data.name.clone()),
         top1,
         seed: Some(plan.config.seed),
-        config: Some(fingerprint(&serde_yaml::to_string(plan.config)?)),
+        // How many threads compute it changes nothing of the result.
+        config: Some(fingerprint(&serde_yaml::to_string(&TrainConfig { threads: None, ..plan.config.clone() })?)),
         license: None,
         producer: Some(concat!("idarts-compile ", env!("CARGO_PKG_VERSION")).into()),
     })

@@ -54,7 +54,9 @@ fn weights_beside(folder: &Path, location: &str) -> Result<Vec<u8>, String> {
     let root = folder.canonicalize().map_err(cannot)?;
     let file = folder.join(location).canonicalize().map_err(cannot)?;
     if !file.starts_with(root) {
-        return Err(format!("its contents are in `{location}`, a link that leads out of the model's folder"));
+        return Err(format!(
+            "its contents are in `{location}`, a link that leads out of the model's folder; put the file itself there"
+        ));
     }
     std::fs::read(file).map_err(cannot)
 }

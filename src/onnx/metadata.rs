@@ -14,7 +14,7 @@
 //! | `input_size` | JSON list: height, width |
 //! | `resize` | JSON list: the height and width that the scaled image covers before its middle of `input_size` is cut out; absent: `input_size` |
 //! | `genotype` | the genotype in YAML |
-//! | `config` | fingerprint of the resolved configuration of the training run |
+//! | `config` | fingerprint of the resolved configuration of the training run, without its number of threads |
 //! | `dataset`, `top1`, `seed`, `license`, `producer` | name, accuracy in 0 to 1 on the test images, number, licence, program and version |
 
 use serde_json::Value;

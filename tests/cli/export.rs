@@ -14,7 +14,7 @@ fn a_file_is_reproducible_and_tells_what_it_comes_from() {
         std::fs::read(folder.path(out)).expect("it was written")
     };
     let first = build("a.onnx", &[]);
-    assert!(first == build("b.onnx", &[]), "the same inputs give the same bytes");
+    assert!(first == build("b.onnx", &["--threads", "1"]), "the same inputs give the same bytes");
     assert!(first != build("c.onnx", &["--seed", "5"]));
     let metadata = |file: &str| folder.run(&["inspect", file, "--json"]).json()["metadata"].clone();
     let (a, c) = (metadata("a.onnx"), metadata("c.onnx"));

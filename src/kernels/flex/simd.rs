@@ -13,8 +13,8 @@ pub fn lanes<S: Simd>() -> usize {
     f32::lanes::<S>()
 }
 
-/// Floats of the vectors that suit rows of `width`: half of the widest where a row fills no more. Machines with AVX-512 are no
-/// slower with two halves than with a whole.
+/// Floats of the vectors that suit rows of `width`: half of the widest where a row fills no more than
+/// that and a whole one would be partly empty.
 pub fn lanes_for(width: usize) -> usize {
     let lanes = lanes();
     if lanes == MAX_LANES && has_halves() && (lanes / 2..lanes).contains(&width) { lanes / 2 } else { lanes }
@@ -22,7 +22,7 @@ pub fn lanes_for(width: usize) -> usize {
 
 /// Carries `work` out with vectors of `lanes` floats, which come from [`lanes`] or [`lanes_for`].
 pub fn with_lanes<W: WithSimd>(lanes: usize, work: W) -> W::Output {
-    // SAFETY: these are instructions that the machine has.
+    // SAFETY: `arch` gives what was detected, or `Arch::V3` where `has_halves` has found all that this one needs.
     unsafe { arch(lanes).dispatch(work) }
 }
 

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::elements::Storage;
-use super::pickle::{self, Id, Object, Objects};
+use super::objects::{Id, Object, Objects};
+use super::pickle;
 
 /// How a zip archive begins.
 pub(super) const ZIP: &[u8] = b"PK\x03\x04";
@@ -131,8 +132,8 @@ fn entries(bytes: &[u8]) -> Result<Vec<(&str, Range<usize>)>, String> {
         if method != 0 {
             return Err(format!("its entry `{name}` is compressed, which torch.save does not do; save it again"));
         }
-        let sizes = [field(at + 20, 4)?, field(at + 24, 4)?, field(at + 42, 4)?];
-        let [_, size, local] = wide_sizes(bytes, at + 46 + name_length, extra_length, sizes).ok_or_else(damaged)?;
+        let sizes = [field(at + 24, 4)?, field(at + 20, 4)?, field(at + 42, 4)?];
+        let [size, _, local] = wide_sizes(bytes, at + 46 + name_length, extra_length, sizes).ok_or_else(damaged)?;
         if bytes.get(local..).is_none_or(|rest| !rest.starts_with(b"PK\x03\x04")) {
             return Err(damaged());
         }
@@ -144,23 +145,19 @@ fn entries(bytes: &[u8]) -> Result<Vec<(&str, Range<usize>)>, String> {
     Ok(found)
 }
 
-/// Packed size, size and offset of an entry; those that are all ones stand in the 64-bit extra field instead.
-fn wide_sizes(bytes: &[u8], mut at: usize, length: usize, narrow: [usize; 3]) -> Option<[usize; 3]> {
+/// Size, packed size and offset of an entry; those that are all ones stand in this order in the 64-bit extra field instead.
+fn wide_sizes(bytes: &[u8], mut at: usize, length: usize, mut sizes: [usize; 3]) -> Option<[usize; 3]> {
     let end = at + length;
-    // The order in the extra field is size, packed size, offset.
-    let [packed, size, offset] = narrow;
-    let mut wanted = [size, packed, offset];
     while at + 4 <= end {
         let (id, long) = (number(bytes, at, 2)?, number(bytes, at + 2, 2)?);
         let mut place = at + 4;
-        for value in wanted.iter_mut().filter(|v| id == 1 && **v == 0xffff_ffff) {
+        for value in sizes.iter_mut().filter(|v| id == 1 && **v == 0xffff_ffff) {
             *value = number(bytes, place, 8).filter(|_| place + 8 <= at + 4 + long)?;
             place += 8;
         }
         at += 4 + long;
     }
-    let [size, packed, offset] = wanted;
-    Some([packed, size, offset])
+    Some(sizes)
 }
 
 /// A little-endian number of `size` bytes.

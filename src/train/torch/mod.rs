@@ -9,13 +9,14 @@
 
 mod archive;
 mod elements;
+mod objects;
 mod pickle;
 
 use std::collections::BTreeMap;
 
 use self::archive::Archive;
 use self::elements::Budget;
-use self::pickle::{Id, Object, Objects};
+use self::objects::{Id, Object, Objects};
 use crate::ir::Tensor;
 
 /// Where training scripts put the state_dict in a checkpoint.

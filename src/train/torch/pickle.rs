@@ -1,129 +1,23 @@
 //! Python's pickle, as far as a state_dict needs it.
 //!
-//! Takes the bytes of one pickle; gives its objects in an arena, and the root. Nothing is run: what a pickle would call is
-//! looked up in a closed list (ordered dictionaries, tensors, parameters, storages), everything else is an error with its
-//! name. Objects refer to each other by number, so that neither reading nor dropping them recurses; there are at most
-//! [`MAX_OBJECTS`].
+//! Takes the bytes of one pickle; gives its `objects`, and the root. Nothing is run: what a pickle would call is looked up in a
+//! closed list (ordered dictionaries, tensors, parameters, storages).
 //!
 //! The instructions are those of [pickletools](https://docs.python.org/3/library/pickletools.html), protocols 2 to 5.
 
 use std::collections::HashMap;
 
-use super::elements::{Kind, MAX_RANK, Storage, View};
+use super::elements::{MAX_RANK, Storage, View};
+use super::objects::{Global, Id, Object, Objects};
 
-/// The most objects a file may have; a tensor takes about twenty.
-const MAX_OBJECTS: usize = 1_000_000;
 /// The longest name of a storage. It is copied into every tensor that uses it.
 const MAX_KEY: usize = 40;
-
-/// Names one object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Id(u32);
-
-/// One Python object.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Object {
-    None,
-    Int(i64),
-    /// A number whose value nobody reads: floats, and integers beyond 64 bits.
-    Number,
-    Text(String),
-    Tuple(Vec<Id>),
-    List(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
-    /// A class or function, not called yet.
-    Global(Global),
-    Storage(Storage),
-    Tensor(View),
-}
-
-/// The classes and functions that a pickle may name.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Global {
-    OrderedDict,
-    /// `_rebuild_tensor`, `_rebuild_tensor_v2`.
-    RebuildTensor,
-    RebuildParameter,
-    /// `torch.Size`.
-    Size,
-    Storage(Kind),
-}
-
-/// All objects of a pickle.
-#[derive(Debug, Default)]
-pub(super) struct Objects(Vec<Object>);
 
 /// A pickle that was read: its objects, the root, and the number of bytes that it took.
 pub(super) struct Pickle {
     pub objects: Objects,
     pub root: Id,
     pub length: usize,
-}
-
-impl Objects {
-    pub(super) fn get(&self, id: Id) -> &Object {
-        &self.0[id.0 as usize]
-    }
-
-    /// Every storage that an object refers to.
-    pub(super) fn storages(&self) -> impl Iterator<Item = &Storage> {
-        self.0.iter().filter_map(|object| match object {
-            Object::Storage(storage) => Some(storage),
-            Object::None
-            | Object::Int(_)
-            | Object::Number
-            | Object::Text(_)
-            | Object::Tuple(_)
-            | Object::List(_)
-            | Object::Dict(_)
-            | Object::Global(_)
-            | Object::Tensor(_) => None,
-        })
-    }
-
-    fn add(&mut self, object: Object) -> Result<Id, String> {
-        if self.0.len() >= MAX_OBJECTS {
-            return Err(format!("its pickle has more than {MAX_OBJECTS} objects; no state_dict has so many"));
-        }
-        self.0.push(object);
-        Ok(Id(self.0.len() as u32 - 1))
-    }
-}
-
-impl Object {
-    /// What it is, for messages.
-    pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Object::None => "None",
-            Object::Int(_) | Object::Number => "a number",
-            Object::Text(_) => "a text",
-            Object::Tuple(_) => "a tuple",
-            Object::List(_) => "a list",
-            Object::Dict(_) => "a dictionary",
-            Object::Global(_) => "a class",
-            Object::Storage(_) => "a storage",
-            Object::Tensor(_) => "a tensor",
-        }
-    }
-}
-
-impl Global {
-    fn find(module: &str, name: &str) -> Result<Self, String> {
-        let known = match (module, name) {
-            ("collections", "OrderedDict") => Some(Self::OrderedDict),
-            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Some(Self::RebuildTensor),
-            ("torch._utils", "_rebuild_parameter") => Some(Self::RebuildParameter),
-            ("torch", "Size") => Some(Self::Size),
-            ("torch" | "torch.cuda", storage) => Kind::of_storage(storage).map(Self::Storage),
-            _ => None,
-        };
-        known.ok_or_else(|| {
-            format!(
-                "it holds a Python object of `{module}.{name}`; read are only tensors, dictionaries, lists, numbers and texts. {}",
-                super::SAVE_THE_STATE_DICT
-            )
-        })
-    }
 }
 
 /// Reads the pickle that `bytes` begin with.
@@ -342,7 +236,7 @@ impl<'a> Machine<'a> {
 
     fn append(&mut self, items: &[Id]) -> Result<(), String> {
         let list = self.top()?;
-        match &mut self.objects.0[list.0 as usize] {
+        match self.objects.get_mut(list) {
             Object::List(list) => list.extend(items),
             other => return Err(format!("its pickle appends to {}", other.kind())),
         }
@@ -352,7 +246,7 @@ impl<'a> Machine<'a> {
     fn set_items(&mut self, items: &[Id]) -> Result<(), String> {
         let dict = self.top()?;
         let (pairs, rest) = items.as_chunks::<2>();
-        match &mut self.objects.0[dict.0 as usize] {
+        match self.objects.get_mut(dict) {
             Object::Dict(entries) if rest.is_empty() => entries.extend(pairs.iter().map(|[key, value]| (*key, *value))),
             other => return Err(format!("its pickle sets items of {}", other.kind())),
         }
