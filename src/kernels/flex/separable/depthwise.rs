@@ -133,6 +133,12 @@ impl Depthwise {
             let steps = [source_step, long_step(flat)];
             with_lanes(lanes, Work::Tiles(&class.taps, &flat.positions, [source, &turned[0]], steps, long));
             compact(flat, long, dense, self.pixels_in, channels);
+        } else if let [Class { columns: Some(columns), .. }] = self.back.classes.as_slice()
+            && self.back.complete
+            && columns.adds(lanes)
+        {
+            let steps = [source_step, self.pixels_in];
+            return with_lanes(lanes, Work::AddColumns(columns, [source, &turned[0]], steps, dx));
         } else {
             if !self.back.complete {
                 dense.fill(0.0);
@@ -194,6 +200,7 @@ impl Depthwise {
 /// apart (those of the source, those of the output or the gradient), and what it writes or adds to.
 enum Work<'a> {
     Columns(&'a Columns, [&'a [f32]; 2], [usize; 2], &'a mut [f32]),
+    AddColumns(&'a Columns, [&'a [f32]; 2], [usize; 2], &'a mut [f32]),
     Tiles(&'a Taps, &'a Positions, [&'a [f32]; 2], [usize; 2], &'a mut [f32]),
     ColumnWeights(&'a Columns, [&'a [f32]; 2], [usize; 2], &'a mut [f32]),
     TileWeights(&'a Taps, &'a Positions, [&'a [f32]; 2], [usize; 2], &'a mut [f32]),
@@ -206,7 +213,10 @@ impl WithSimd for Work<'_> {
     fn with_simd<S: Simd>(self) {
         match self {
             Self::Columns(columns, [source, weights], [from, to], out) => {
-                columns::outputs_each::<S>(columns, source, from, weights, out, to);
+                columns::outputs_each::<S, false>(columns, source, from, weights, out, to);
+            }
+            Self::AddColumns(columns, [source, weights], [from, to], out) => {
+                columns::outputs_each::<S, true>(columns, source, from, weights, out, to);
             }
             Self::Tiles(taps, positions, [source, weights], [from, to], out) => {
                 tiles::outputs_each::<S>(source, from, taps, positions, weights, out, to);
