@@ -23,7 +23,7 @@ mod tests;
 /// What a training pass on the CPU is made of besides the operations below: CPU tensors in and out, gradients by hand.
 pub mod cpu {
     pub use super::flex::{
-        buffer::{readable, vector},
+        buffer::{among_workers, readable, vector},
         combine, convolve_rectified, convolve_rectified_grads, norm, planes, separable,
     };
 }

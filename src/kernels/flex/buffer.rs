@@ -121,6 +121,12 @@ fn share<I: Send, T>(
     });
 }
 
+/// Runs `work`, which calls the functions of this file often, on one of the threads that they share work out among: else each
+/// call hands over to these threads and waits, twice a change of threads.
+pub fn among_workers<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}
+
 /// [`fill_all`] for a number of buffers known beforehand.
 pub fn fill<const K: usize, T>(
     parts: [Part; K],

@@ -12,6 +12,7 @@ use super::{
 use crate::ir::{ParamId, ValueId};
 use crate::kernels::{
     cpu::{
+        among_workers,
         combine::{Combination, Factor, Products, Source, products},
         convolve_rectified_grads, planes, separable,
     },
@@ -22,6 +23,10 @@ impl Tape {
     /// From the gradients of the outputs, `[N, classes, 1, 1]`, those of parameters and inputs. Gives up each part of the tape
     /// as soon as it is used.
     pub fn backward(self, outputs: Vec<FlexTensor>) -> Gradients {
+        among_workers(|| self.walk(outputs))
+    }
+
+    fn walk(self, outputs: Vec<FlexTensor>) -> Gradients {
         let mut back = Back {
             images: (0..self.values).map(|_| None).collect(),
             flat: HashMap::new(),

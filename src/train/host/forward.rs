@@ -15,7 +15,10 @@ use super::{
 use crate::ir::{self, MixTerm, Node, Op, ParamId, ValueId};
 use crate::kernels::{
     self,
-    cpu::{combine::Combination, combine::Source, convolve_rectified, norm, planes, readable, separable, vector},
+    cpu::{
+        among_workers, combine::Combination, combine::Source, convolve_rectified, norm, planes, readable, separable,
+        vector,
+    },
     ops::{KernelGrads, KernelOps, Operands},
 };
 use crate::train::TrainError;
@@ -27,6 +30,10 @@ use crate::train::module::kernel_window;
 /// # Errors
 /// When an input or a window has a form that the kernels do not have.
 pub fn forward(pass: &Pass, inputs: Vec<Input>, rng: &mut ChaCha8Rng) -> Result<Done, TrainError> {
+    among_workers(|| walk(pass, inputs, rng))
+}
+
+fn walk(pass: &Pass, inputs: Vec<Input>, rng: &mut ChaCha8Rng) -> Result<Done, TrainError> {
     let graph = pass.graph;
     let mut walk = Walk {
         pass,
