@@ -24,7 +24,7 @@ mod tests;
 pub mod cpu {
     pub use super::flex::{
         buffer::{among_workers, readable, vector},
-        combine, convolve_rectified, convolve_rectified_grads, norm, planes, separable,
+        combine, convolve_gradient_grads, convolve_rectified, convolve_rectified_grads, norm, planes, separable,
     };
 }
 

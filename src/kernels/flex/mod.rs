@@ -56,6 +56,25 @@ pub fn convolve_rectified_grads(
     Grads { x: grads.x.map(|dx| pixels::relu_grad(read, dx)), ..grads }
 }
 
+/// Gradients of a convolution of single pixels, behind a ReLU or not, from a gradient that is read as it is needed.
+pub fn convolve_gradient_grads(
+    x: FlexTensor,
+    w: FlexTensor,
+    g: &combine::Combination,
+    relu: bool,
+    wanted: Wanted,
+) -> Grads<Flex> {
+    let window = Window::square(1, 1, 0, 1);
+    if conv::suits(&x, &w, window) {
+        let [x, w] = conv::backward_of(x, w, g, relu, [wanted.x, wanted.w]);
+        return Grads { x, w, bias: None };
+    }
+    match relu {
+        true => convolve_rectified_grads(x, w, g.tensor(), window, 1, wanted),
+        false => Flex::convolve_grads(x, w, g.tensor(), window, 1, wanted),
+    }
+}
+
 impl KernelOps for Flex {
     fn convolve(x: FlexTensor, w: FlexTensor, bias: Operands<Self>, window: Window, groups: usize) -> FlexTensor {
         match conv::suits(&x, &w, window) {

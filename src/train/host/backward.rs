@@ -6,7 +6,7 @@ use burn::backend::{Flex, flex::FlexTensor};
 use super::{
     Gradients, Tape,
     gradient::{Gradient, ThroughNorm},
-    record::{Conv, Mix, Part, Read, Record, Separable},
+    record::{Mix, Part, Read, Record, Separable},
     value::dims,
 };
 use crate::ir::{ParamId, ValueId};
@@ -14,9 +14,9 @@ use crate::kernels::{
     cpu::{
         among_workers,
         combine::{Combination, Factor, Products, Source, products},
-        convolve_rectified_grads, planes, separable,
+        planes, separable,
     },
-    ops::{KernelGrads, Wanted},
+    ops::KernelGrads,
 };
 
 impl Tape {
@@ -39,7 +39,7 @@ impl Tape {
         for step in self.records.into_iter().rev() {
             // What no output depends on has no gradient.
             if let Some(gradient) = back.images[step.output.index()].take() {
-                back.step(step.record, gradient);
+                back.step(step.output, step.record, gradient);
             }
         }
         let flat = |(id, len): &(ValueId, usize)| {
@@ -52,17 +52,19 @@ impl Tape {
     }
 }
 
-struct Back {
+pub struct Back {
     images: Vec<Option<Gradient>>,
     flat: HashMap<ValueId, Vec<f64>>,
     params: Vec<Option<FlexTensor>>,
-    weights: bool,
+    pub weights: bool,
 }
 
 impl Back {
-    fn step(&mut self, record: Record, gradient: Gradient) {
+    fn step(&mut self, output: ValueId, record: Record, gradient: Gradient) {
         match record {
-            Record::Conv(conv) => self.conv(conv, gradient.sum.tensor()),
+            Record::Conv(conv) => self.conv(conv, gradient.sum),
+            // Written out until the convolution that made it comes: what it is the sum of is let go.
+            Record::Made => self.give(output, gradient.sum.tensor()),
             Record::Norm { x, of, ids } => {
                 let ThroughNorm { sum, scale, shift } = gradient.through(&of.z, &of.norm);
                 self.norm(ids, &scale, &shift);
@@ -90,7 +92,11 @@ impl Back {
         self.images[x.index()].get_or_insert_with(|| Gradient::zeros([n, h, w], c))
     }
 
-    fn give(&mut self, x: ValueId, g: FlexTensor) {
+    pub fn take(&mut self, x: ValueId) -> Option<Gradient> {
+        self.images[x.index()].take()
+    }
+
+    pub fn give(&mut self, x: ValueId, g: FlexTensor) {
         let dims = dims(&g);
         self.gradient(x, dims).add(Source::new(g), (0..dims[1]).map(|c| (c, c, 1.0)));
     }
@@ -99,7 +105,7 @@ impl Back {
         self.gradient(x, dims).add_all(g, start);
     }
 
-    fn param(&mut self, id: ParamId, g: FlexTensor) {
+    pub fn param(&mut self, id: ParamId, g: FlexTensor) {
         let count = g.layout().num_elements();
         let g = g.to_contiguous().reshape(burn::tensor::Shape::new([count]));
         let slot = &mut self.params[id.index()];
@@ -114,28 +120,6 @@ impl Back {
             if let (true, Some(id)) = (self.weights, id) {
                 self.param(id, planes::tensor(values.to_vec(), [values.len()]));
             }
-        }
-    }
-
-    fn conv(&mut self, conv: Conv, g: FlexTensor) {
-        let Conv { x, read, weight, ids: [weight_id, bias_id], window, groups, relu_in, rectified, wanted_x } = conv;
-        let g = match rectified {
-            Some(y) => Flex::rectify_grad(y, g),
-            None => g,
-        };
-        let wanted =
-            Wanted { x: wanted_x, w: self.weights && weight_id.is_some(), bias: self.weights && bias_id.is_some() };
-        let grads = match relu_in {
-            true => convolve_rectified_grads(read, weight, g, window, groups, wanted),
-            false => Flex::convolve_grads(read, weight, g, window, groups, wanted),
-        };
-        for (id, grad) in [(weight_id, grads.w), (bias_id, grads.bias)] {
-            if let Some((id, grad)) = id.zip(grad) {
-                self.param(id, grad);
-            }
-        }
-        if let Some(dx) = grads.x {
-            self.give(x, dx);
         }
     }
 

@@ -1,6 +1,9 @@
-//! What the walk has to know of the graph: sums of channels as terms, last readers, and who can read a value lazily.
+//! What the walk has to know of the graph: sums of channels as terms, last readers, who can read a value lazily, and which
+//! convolutions are made together.
+use std::collections::HashMap;
+
 use super::unsupported;
-use crate::ir::{Graph, MixTerm, Node, Op, ValueId};
+use crate::ir::{Graph, MixTerm, Node, Op, ParamId, ValueId};
 use crate::train::TrainError;
 
 /// The terms of a node that no pass has made into a sum of channels.
@@ -54,6 +57,33 @@ pub fn plain_terms(graph: &Graph, node: &Node) -> Result<(usize, Vec<MixTerm>), 
         | Op::Mix { .. } => return Err(unsupported(&node.name, "it is no sum of channels")),
     };
     Ok((total, terms))
+}
+
+/// One of several convolutions that are made together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its result.
+    pub output: ValueId,
+    /// Its weights.
+    pub weight: ParamId,
+    /// Channels of its result.
+    pub outs: usize,
+}
+
+/// For each convolution itself and the later ones that can be made with it: those that read the same value through the same
+/// window. Empty for one that an earlier one makes, and for other nodes.
+pub fn made_together(graph: &Graph) -> Vec<Vec<Member>> {
+    let mut all: Vec<Vec<Member>> = vec![Vec::new(); graph.nodes.len()];
+    let mut known: HashMap<_, usize> = HashMap::new();
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let &Op::Conv { weight, bias, ref window, groups, relu_in, relu_out } = &node.op else { continue };
+        let shape = &graph.param(weight).shape;
+        let member = Member { output: node.output, weight, outs: shape[0] };
+        let alike = (node.inputs[0], window, shape[1], relu_in);
+        let first = if (bias, groups, relu_out) == (None, 1, false) { *known.entry(alike).or_insert(i) } else { i };
+        all[first].push(member);
+    }
+    all
 }
 
 /// For each value the last node that reads it; none for outputs.
