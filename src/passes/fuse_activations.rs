@@ -92,22 +92,22 @@ mod tests {
 
     #[test]
     fn a_relu_passes_slices_on_its_way_to_its_readers() {
-        let slice = |b: &mut Builder, y: ValueId| {
+        let slice = |b: &mut Builder, name: &str, y: ValueId| {
             let ranges = vec![Range { axis: 2, start: 1, len: 7, step: 1 }];
-            b.node("slice", Op::Slice { ranges }, &[y]).unwrap()
+            b.node(name, Op::Slice { ranges }, &[y]).unwrap()
         };
         let before = model(|b, x| {
             let y = b.node("relu", Op::Relu, &[x]).unwrap();
-            let part = slice(b, y);
+            let part = slice(b, "part", y);
             let (whole, part) = (conv(b, "a", y), conv(b, "b", part));
-            let cut = slice(b, whole);
+            let cut = slice(b, "cut", whole);
             b.node("add", Op::Add, &[cut, part]).unwrap()
         });
         let (after, rewrites) = run(FUSE_ACTIVATIONS, before);
         assert_eq!((rewrites, flags(&after)), (1, vec![(true, false), (true, false)]));
         let before = model(|b, x| {
             let y = b.node("relu", Op::Relu, &[x]).unwrap();
-            let part = slice(b, y);
+            let part = slice(b, "part", y);
             let read = conv(b, "a", part);
             b.node("add", Op::Add, &[read, part]).unwrap()
         });

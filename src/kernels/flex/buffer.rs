@@ -103,14 +103,14 @@ fn share<I: Send, T>(
 ) {
     let items = Mutex::new(items);
     let worker = || {
-        let mut state = None;
+        let (mut state, mut portion) = (None, Vec::with_capacity(several));
         loop {
-            let portion: Vec<I> = items.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(several).collect();
+            portion.extend(items.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(several));
             if portion.is_empty() {
                 return;
             }
             let state = state.get_or_insert_with(&init);
-            portion.into_iter().for_each(|item| work(state, item));
+            portion.drain(..).for_each(|item| work(state, item));
         }
     };
     rayon::scope(|scope| {

@@ -9,9 +9,10 @@ use super::{
         Window,
         cpu::{
             combine::{Combination, Factor, Source, products},
-            norm, planes,
+            convolve_gradient_grads, convolve_rectified_grads, norm, planes,
             separable::{self, Lines, Unit, UnitWeights, channels_read},
         },
+        ops::{KernelGrads, Wanted},
     },
     assert_close, central_difference, random,
     reference::{self, Image},
@@ -141,6 +142,33 @@ fn check_separable(dims: [usize; 4], window: Window, normalised: bool) {
     }
     let only_x = separable::backward(&x, lines.as_ref(), &units, &weights, &sum, None, [true, false]);
     assert_eq!((numbers(only_x.dx.expect("wanted")), only_x.dw.is_none()), (dx, true));
+}
+
+#[test]
+fn a_convolution_of_pixels_reads_its_gradient_as_if_it_were_written() {
+    for ([n, ins, h, w], outs) in [([3, 5, 5, 5], 7), ([1, 16, 8, 8], 16), ([2, 13, 3, 3], 9), ([33, 64, 16, 16], 32)] {
+        let [x, weight] = [random([n, ins, h, w], 1), random([outs, ins, 1, 1], 2)].map(|image| primitive(&image));
+        let parts: Vec<FlexTensor> = (3..5).map(|seed| primitive(&random([n, outs, h, w], seed))).collect();
+        let mut sum = Combination::zeros([n, h, w], outs);
+        for (i, part) in parts.into_iter().enumerate() {
+            let channels = (0..outs).map(|c| (c, (c + i) % outs, 0.5 + c as f32, i as f32));
+            sum.add(Source::new(part), channels);
+        }
+        for relu in [false, true] {
+            let wanted = Wanted { x: true, w: true, bias: false };
+            let window = Window::square(1, 1, 0, 1);
+            let got = convolve_gradient_grads(x.clone(), weight.clone(), &sum, relu, wanted);
+            let want = match relu {
+                true => convolve_rectified_grads(x.clone(), weight.clone(), sum.tensor(), window, 1, wanted),
+                false => Flex::convolve_grads(x.clone(), weight.clone(), sum.tensor(), window, 1, wanted),
+            };
+            for (got, want) in [(got.x, want.x), (got.w, want.w)] {
+                let [got, want] = [got, want].map(|grad| numbers(grad.expect("wanted")));
+                assert_close(&format!("{ins} to {outs}, {h}x{w}, relu {relu}"), &got, &want);
+            }
+            assert!(got.bias.is_none());
+        }
+    }
 }
 
 #[test]

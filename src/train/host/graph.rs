@@ -108,3 +108,40 @@ pub fn lazily_read(graph: &Graph) -> Vec<bool> {
     graph.outputs.iter().for_each(|output| lazy[output.value.index()] = false);
     lazy
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Builder, Init, Role, Shape, Window};
+
+    #[test]
+    fn convolutions_of_one_value_through_one_window_are_made_together() {
+        let mut b = Builder::new("test");
+        let x = b.input("input", Shape::image(6, 8, 8));
+        let mut conv = |name: &str, from: ValueId, outs: usize, kernel: usize, groups: usize| {
+            let shape = [outs, 6 / groups, kernel, kernel];
+            let weight = b.param(format!("{name}.weight"), None, &shape, Role::Weight, Init::Constant(1.0));
+            b.node(name, Op::conv(weight, None, Window::valid(kernel, 1), groups), &[from]).unwrap()
+        };
+        let first = conv("first", x, 4, 1, 1);
+        let other_window = conv("other_window", x, 4, 3, 1);
+        let grouped = conv("grouped", x, 6, 1, 2);
+        let second = conv("second", x, 6, 1, 1);
+        let other_value = conv("other_value", second, 4, 1, 1);
+        let again = conv("again", x, 5, 3, 1);
+        let graph = b.finish();
+        let outputs: Vec<Vec<(ValueId, usize)>> = made_together(&graph)
+            .into_iter()
+            .map(|members| members.into_iter().map(|member| (member.output, member.outs)).collect())
+            .collect();
+        let want = [
+            vec![(first, 4), (second, 6)],
+            vec![(other_window, 4), (again, 5)],
+            vec![(grouped, 6)],
+            vec![],
+            vec![(other_value, 4)],
+            vec![],
+        ];
+        assert_eq!(outputs, want);
+    }
+}

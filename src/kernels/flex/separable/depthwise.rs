@@ -116,9 +116,17 @@ impl Depthwise {
         self.back.classes.iter().map(of_class).collect()
     }
 
-    /// Adds to planes of `dx`, one after the other, from planes of the output's gradient, `step` apart; the weights come from
-    /// [`Depthwise::turned`].
-    pub fn backward(&self, g: &[f32], step: usize, turned: &[Vec<f32>], scratch: &mut Scratch, dx: &mut [f32]) {
+    /// Writes planes of `dx`, one after the other, or adds to them, from planes of the output's gradient, `step` apart; the
+    /// weights come from [`Depthwise::turned`].
+    pub fn backward(
+        &self,
+        g: &[f32],
+        step: usize,
+        turned: &[Vec<f32>],
+        scratch: &mut Scratch,
+        dx: &mut [f32],
+        adds: bool,
+    ) {
         let channels = dx.len() / self.pixels_in;
         let (source, source_step): (&[f32], usize) = match &self.back.padded {
             Some(padded) => {
@@ -127,27 +135,32 @@ impl Depthwise {
             }
             None => (g, step),
         };
-        let (lanes, dense) = (self.lanes[1], &mut scratch.dense[..dx.len()]);
-        if let Some((class, flat)) = self.back_flat() {
-            let long = &mut scratch.long;
-            let steps = [source_step, long_step(flat)];
-            with_lanes(lanes, Work::Tiles(&class.taps, &flat.positions, [source, &turned[0]], steps, long));
-            compact(flat, long, dense, self.pixels_in, channels);
-        } else if let [Class { columns: Some(columns), .. }] = self.back.classes.as_slice()
+        let lanes = self.lanes[1];
+        if adds
+            && let [Class { columns: Some(columns), .. }] = self.back.classes.as_slice()
             && self.back.complete
             && columns.adds(lanes)
         {
             let steps = [source_step, self.pixels_in];
             return with_lanes(lanes, Work::AddColumns(columns, [source, &turned[0]], steps, dx));
+        }
+        let Scratch { long, dense, spread, .. } = scratch;
+        let to = if adds { &mut dense[..dx.len()] } else { &mut *dx };
+        if let Some((class, flat)) = self.back_flat() {
+            let steps = [source_step, long_step(flat)];
+            with_lanes(lanes, Work::Tiles(&class.taps, &flat.positions, [source, &turned[0]], steps, long));
+            compact(flat, long, to, self.pixels_in, channels);
         } else {
             if !self.back.complete {
-                dense.fill(0.0);
+                to.fill(0.0);
             }
             for (weights, class) in turned.iter().zip(&self.back.classes) {
-                self.class(class, [source, weights], source_step, &mut scratch.spread, dense);
+                self.class(class, [source, weights], source_step, spread, to);
             }
         }
-        add(dense, dx);
+        if adds {
+            add(&dense[..dx.len()], dx);
+        }
     }
 
     /// The pixels of one class, of planes of the input's gradient.
