@@ -210,6 +210,11 @@ impl<'a> View<'a> {
         &self.data[start..start + self.pixels()]
     }
 
+    /// A channel from its plane in the first image on, and the floats from there to its plane in the next.
+    pub fn channel(&self, c: usize) -> (&'a [f32], usize) {
+        (&self.data[c * self.plane..], self.image)
+    }
+
     /// The planes of `range`, counted through images and channels, each with its image and channel.
     pub fn walk(&self, range: Range<usize>) -> impl Iterator<Item = ([usize; 2], &'a [f32])> + use<'a> {
         let view = *self;

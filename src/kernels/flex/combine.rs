@@ -73,8 +73,21 @@ pub struct Products {
 
 /// A [`Combination`] ready to be read.
 pub struct Planes<'a> {
-    views: Vec<View<'a>>,
-    combination: &'a Combination,
+    terms: Vec<Ready<'a>>,
+    /// Where the terms of each channel begin, and their end.
+    starts: Vec<usize>,
+}
+
+/// A [`Term`] with the planes that it names.
+#[derive(Clone, Copy)]
+struct Ready<'a> {
+    /// From the plane of the first image on.
+    data: &'a [f32],
+    /// From the plane of one image to that of the next.
+    image: usize,
+    factor: f32,
+    offset: f32,
+    per_image: Option<&'a [f32]>,
 }
 
 impl Source {
@@ -156,49 +169,83 @@ impl Combination {
 
     /// For reading plane by plane.
     pub fn planes(&self) -> Planes<'_> {
-        Planes { views: self.sources.iter().map(|source| View::new(&source.tensor)).collect(), combination: self }
+        let views: Vec<View> = self.sources.iter().map(|source| View::new(&source.tensor)).collect();
+        let count = self.channels.iter().map(Vec::len).sum();
+        let (mut terms, mut starts) = (Vec::with_capacity(count), Vec::with_capacity(self.channels.len() + 1));
+        for channel in &self.channels {
+            starts.push(terms.len());
+            terms.extend(channel.iter().map(|&Term { source, channel, factor, offset }| {
+                let (data, image) = views[source].channel(channel);
+                Ready { data, image, factor, offset, per_image: self.sources[source].per_image.as_deref() }
+            }));
+        }
+        starts.push(terms.len());
+        Planes { terms, starts }
     }
 }
 
-impl Planes<'_> {
+impl<'p> Planes<'p> {
     /// Writes the planes of some channels of one image, `stride` apart.
     pub fn write(&self, image: usize, channels: Range<usize>, pixels: usize, stride: usize, out: &mut [f32]) {
         write_channels(self, image, channels, pixels, stride, out);
     }
 
+    fn channels(&self) -> usize {
+        self.starts.len() - 1
+    }
+
     /// Writes the plane of one channel of one image.
     #[inline(always)]
     fn plane<S: Simd>(&self, image: usize, channel: usize, out: &mut [f32]) {
-        let terms = &self.combination.channels[channel];
-        let of_image = |term: &Term| match &self.combination.sources[term.source].per_image {
-            Some(factors) => factors[image],
-            None => 1.0,
-        };
-        let read = |term: &Term| self.views[term.source].plane(image, term.channel);
-        let factor = |term: &Term| splat::<S>(term.factor * of_image(term));
-        let constant = splat::<S>(terms.iter().map(|term| term.offset * of_image(term)).sum::<f32>());
-        match terms.as_slice() {
+        let terms = &self.terms[self.starts[channel]..self.starts[channel + 1]];
+        // The first few, so that what remains are fours.
+        let (first, rest) = terms.split_at(terms.len().min((terms.len() + 3) % 4 + 1));
+        let constant = terms.iter().map(|term| term.offset * term.of_image(image)).sum::<f32>();
+        let pixels = out.len();
+        let read = |term: &Ready<'p>| term.plane(image, pixels);
+        let factor = |term: &Ready<'p>| splat::<S>(term.factor * term.of_image(image));
+        let constant = splat::<S>(constant);
+        match first {
             [] => out.fill(0.0),
             [a] => {
                 let fa = factor(a);
                 map([read(a)], out, |[a]: [Vector<S, f32>; 1]| fa.mul_add(a, constant));
             }
-            [a, b, rest @ ..] => {
+            [a, b] => {
                 let (fa, fb) = (factor(a), factor(b));
                 map([read(a), read(b)], out, |[a, b]: [Vector<S, f32>; 2]| fb.mul_add(b, fa.mul_add(a, constant)));
-                let (fours, ones) = rest.as_chunks::<4>();
-                for four in fours {
-                    let [fa, fb, fc, fd] = four.each_ref().map(factor);
-                    update(four.each_ref().map(read), out, |[a, b, c, d]: [Vector<S, f32>; 4], y| {
-                        y + (fb.mul_add(b, fa * a) + fd.mul_add(d, fc * c))
-                    });
-                }
-                for one in ones {
-                    let f = factor(one);
-                    update([read(one)], out, |[x]: [Vector<S, f32>; 1], y| f.mul_add(x, y));
-                }
+            }
+            [a, b, c] => {
+                let (fa, fb, fc) = (factor(a), factor(b), factor(c));
+                map([read(a), read(b), read(c)], out, |[a, b, c]: [Vector<S, f32>; 3]| {
+                    fc.mul_add(c, fb.mul_add(b, fa.mul_add(a, constant)))
+                });
+            }
+            [a, b, c, d, ..] => {
+                let (fa, fb, fc, fd) = (factor(a), factor(b), factor(c), factor(d));
+                map([read(a), read(b), read(c), read(d)], out, |[a, b, c, d]: [Vector<S, f32>; 4]| {
+                    fb.mul_add(b, fa.mul_add(a, constant)) + fd.mul_add(d, fc * c)
+                });
             }
         }
+        for four in rest.as_chunks::<4>().0 {
+            let [fa, fb, fc, fd] = four.each_ref().map(factor);
+            update(four.each_ref().map(read), out, |[a, b, c, d]: [Vector<S, f32>; 4], y| {
+                y + (fb.mul_add(b, fa * a) + fd.mul_add(d, fc * c))
+            });
+        }
+    }
+}
+
+impl<'a> Ready<'a> {
+    #[inline(always)]
+    fn of_image(&self, image: usize) -> f32 {
+        self.per_image.map_or(1.0, |factors| factors[image])
+    }
+
+    #[inline(always)]
+    fn plane(&self, image: usize, pixels: usize) -> &'a [f32] {
+        &self.data[image * self.image..][..pixels]
     }
 }
 
@@ -229,7 +276,7 @@ impl Products {
 
 #[macerator::with_simd]
 fn write<'a, S: Simd>(combination: &Planes<'a>, range: Range<usize>, out: &mut [f32]) {
-    let channels = combination.combination.channels.len();
+    let channels = combination.channels();
     let pixels = out.len() / range.len();
     for (plane, out) in range.zip(out.chunks_exact_mut(pixels)) {
         combination.plane::<S>(plane / channels, plane % channels, out);
