@@ -166,6 +166,11 @@ unsafe fn output_rows<S: Simd, const KH: usize, const ADD: bool>(
             let mut row = 0;
             // SAFETY: blocks of 4 and 1 rows end at `rows`, pairs of vectors end within the width.
             unsafe {
+                // Where there are registers for it: a row that is loaded serves more of them.
+                while lanes == MAX_LANES && row + 8 <= rows {
+                    output_block::<S, KH, 8, 2, ADD>(columns, source, weights, bias, target, [first, row, column]);
+                    row += 8;
+                }
                 while row + 4 <= rows {
                     output_block::<S, KH, 4, 2, ADD>(columns, source, weights, bias, target, [first, row, column]);
                     row += 4;
