@@ -23,8 +23,9 @@ mod tests;
 /// What a training pass on the CPU is made of besides the operations below: CPU tensors in and out, gradients by hand.
 pub mod cpu {
     pub use super::flex::{
-        buffer::{among_workers, readable, vector},
+        buffer::{readable, vector},
         combine, convolve_gradient_grads, convolve_rectified, convolve_rectified_grads, norm, planes, separable,
+        team::with_team,
     };
 }
 

@@ -16,7 +16,7 @@ use burn::{
     tensor::Shape,
 };
 
-use super::memory::Floats;
+use super::{memory::Floats, team::on_all};
 
 /// Work below which a second thread costs more than it brings, in elementary steps (an addition, a load).
 const SERIAL: usize = 1 << 15;
@@ -113,18 +113,15 @@ fn share<I: Send, T>(
             portion.drain(..).for_each(|item| work(state, item));
         }
     };
+    if portions > 1 && on_all(&worker) {
+        return;
+    }
     rayon::scope(|scope| {
         for _ in 1..rayon::current_num_threads().min(portions) {
             scope.spawn(|_| worker());
         }
         worker();
     });
-}
-
-/// Runs `work`, which calls the functions of this file often, on one of the threads that they share work out among: else each
-/// call hands over to these threads and waits, twice a change of threads.
-pub fn among_workers<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    rayon::scope(|_| work())
 }
 
 /// [`fill_all`] for a number of buffers known beforehand.

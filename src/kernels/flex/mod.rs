@@ -15,6 +15,7 @@ mod pixels;
 pub mod planes;
 pub mod separable;
 mod simd;
+pub mod team;
 
 use burn::backend::{Flex, flex::FlexTensor};
 

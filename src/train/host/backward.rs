@@ -12,9 +12,8 @@ use super::{
 use crate::ir::{ParamId, ValueId};
 use crate::kernels::{
     cpu::{
-        among_workers,
         combine::{Combination, Factor, Products, Source, products},
-        planes, separable,
+        planes, separable, with_team,
     },
     ops::KernelGrads,
 };
@@ -23,7 +22,7 @@ impl Tape {
     /// From the gradients of the outputs, `[N, classes, 1, 1]`, those of parameters and inputs. Gives up each part of the tape
     /// as soon as it is used.
     pub fn backward(self, outputs: Vec<FlexTensor>) -> Gradients {
-        among_workers(|| self.walk(outputs))
+        with_team(|| self.walk(outputs))
     }
 
     fn walk(self, outputs: Vec<FlexTensor>) -> Gradients {

@@ -16,7 +16,7 @@ use super::{
 use crate::ir::{self, MixTerm, Node, Op, ParamId, ValueId};
 use crate::kernels::{
     self,
-    cpu::{among_workers, combine::Combination, combine::Source, norm, planes, readable, separable, vector},
+    cpu::{combine::Combination, combine::Source, norm, planes, readable, separable, vector, with_team},
     ops::{KernelGrads, KernelOps},
 };
 use crate::train::TrainError;
@@ -28,7 +28,7 @@ use crate::train::module::kernel_window;
 /// # Errors
 /// When an input or a window has a form that the kernels do not have.
 pub fn forward(pass: &Pass, inputs: Vec<Input>, rng: &mut ChaCha8Rng) -> Result<Done, TrainError> {
-    among_workers(|| walk(pass, inputs, rng))
+    with_team(|| walk(pass, inputs, rng))
 }
 
 fn walk(pass: &Pass, inputs: Vec<Input>, rng: &mut ChaCha8Rng) -> Result<Done, TrainError> {
