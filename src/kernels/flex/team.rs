@@ -49,7 +49,7 @@ impl<F: FnMut()> Drop for End<F> {
     }
 }
 
-/// Walks a pass with a team: what it hands to [`on_all`] is run by all threads of the pool that are free.
+/// Walks a pass with a team: what it hands to `on_all` is run by all threads of the pool that are free.
 pub fn with_team<R: Send>(walk: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|scope| {
         let team = Arc::new(Team::default());
@@ -66,7 +66,7 @@ pub fn with_team<R: Send>(walk: impl FnOnce() -> R + Send) -> R {
     })
 }
 
-/// Runs `job` on this thread and on those of its team, if it has one and more threads than one are wanted; gives whether.
+/// Runs `job` on this thread and on those of its team that are free; does nothing and gives false where it has no team.
 pub fn on_all(job: &(dyn Fn() + Sync)) -> bool {
     let Some(team) = MINE.take() else { return false };
     // Out of the way meanwhile: a job within the job must not wait for this one.

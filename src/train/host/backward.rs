@@ -37,7 +37,8 @@ impl Tape {
         }
         for step in self.records.into_iter().rev() {
             // What no output depends on has no gradient.
-            if let Some(gradient) = back.images[step.output.index()].take() {
+            let gradient = back.take(step.output).or_else(|| back.beside_others(&step.record));
+            if let Some(gradient) = gradient {
                 back.step(step.output, step.record, gradient);
             }
         }
@@ -89,6 +90,10 @@ impl Back {
 
     fn gradient(&mut self, x: ValueId, [n, c, h, w]: [usize; 4]) -> &mut Gradient {
         self.images[x.index()].get_or_insert_with(|| Gradient::zeros([n, h, w], c))
+    }
+
+    pub fn peek(&self, x: ValueId) -> Option<&Gradient> {
+        self.images[x.index()].as_ref()
     }
 
     pub fn take(&mut self, x: ValueId) -> Option<Gradient> {

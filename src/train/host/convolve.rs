@@ -5,6 +5,7 @@ use burn::backend::{Flex, flex::FlexTensor};
 use super::{
     backward::Back,
     forward::Walk,
+    gradient::Gradient,
     graph::Member,
     record::{Conv, Record},
     unsupported,
@@ -91,6 +92,13 @@ impl Back {
         }
     }
 
+    /// That of the first member's output where no output of the graph depends on it, but on another member.
+    pub fn beside_others(&self, record: &Record) -> Option<Gradient> {
+        let Record::Conv(Conv { members, .. }) = record else { return None };
+        let other = members.iter().skip(1).find_map(|member| self.peek(member.output))?;
+        Some(Gradient::zeros(other.sum.size, members[0].outs))
+    }
+
     /// The gradients of all members' outputs as one.
     fn joined(&mut self, members: &[Member], first: Combination) -> Combination {
         let [Member { outs, .. }, others @ ..] = members else { return first };
@@ -129,5 +137,57 @@ fn written(
     match relu_in {
         true => convolve_rectified_grads(read, weight, g, window, groups, wanted),
         false => Flex::convolve_grads(read, weight, g, window, groups, wanted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::ir::{Builder, Graph, Init, Op, Role, Shape, ValueId, Window as IrWindow};
+    use crate::train::host::{Done, Input, Pass, forward};
+
+    /// Convolutions of one image; the output is the mean of the last one.
+    fn graph(outs: &[usize]) -> Graph {
+        let mut b = Builder::new("test");
+        let x = b.input("input", Shape::image(3, 8, 8));
+        let convs: Vec<ValueId> = outs
+            .iter()
+            .enumerate()
+            .map(|(i, &outs)| {
+                let weight = b.param(format!("{i}"), None, &[outs, 3, 1, 1], Role::Weight, Init::Constant(0.0));
+                b.node(&format!("conv{i}"), Op::conv(weight, None, IrWindow::valid(1, 1), 1), &[x]).unwrap()
+            })
+            .collect();
+        let mean = b.node("mean", Op::GlobalAvgPool, &[*convs.last().unwrap()]).unwrap();
+        let rows = b.node("rows", Op::Flatten { axis: 1 }, &[mean]).unwrap();
+        b.output("logits", rows);
+        b.finish()
+    }
+
+    fn gradients(graph: &Graph, weights: &[Vec<f32>]) -> Vec<Option<Vec<f32>>> {
+        let image: Vec<f32> = (0..2 * 3 * 64).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+        let params: Vec<FlexTensor> = weights.iter().map(|w| planes::tensor(w.clone(), [w.len()])).collect();
+        let pass = Pass { graph, params: &params, train: true, weights: true, wanted: &[false], drop_path: 0.0 };
+        let inputs = vec![Input::Image(planes::tensor(image, [2, 3, 8, 8]))];
+        let Done { outputs, tape, .. } = forward(&pass, inputs, &mut ChaCha8Rng::seed_from_u64(0)).unwrap();
+        let count = dims(&outputs[0]).iter().product();
+        let g = planes::tensor((0..count).map(|i| 1.0 + i as f32).collect(), dims(&outputs[0]));
+        tape.backward(vec![g]).params.iter().map(|grad| grad.as_ref().map(vector)).collect()
+    }
+
+    #[test]
+    fn a_convolution_beside_others_has_the_gradient_that_it_has_alone() {
+        let weights = |outs: usize| -> Vec<f32> { (0..outs * 3).map(|i| i as f32 / 7.0 - 0.5).collect() };
+        let alone = gradients(&graph(&[5]), &[weights(5)]);
+        let beside = gradients(&graph(&[4, 2, 5]), &[weights(4), weights(2), weights(5)]);
+        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs().max(1.0));
+        let [alone, last] = [&alone[0], &beside[2]].map(|grad| grad.as_ref().expect("the output depends on it"));
+        assert!(alone.iter().any(|v| *v != 0.0) && close(last, alone), "{last:?} for {alone:?}");
+        for unread in &beside[..2] {
+            assert!(unread.as_ref().is_none_or(|grad| grad.iter().all(|v| *v == 0.0)));
+        }
     }
 }
