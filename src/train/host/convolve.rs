@@ -158,7 +158,7 @@ mod tests {
             .enumerate()
             .map(|(i, &outs)| {
                 let weight = b.param(format!("{i}"), None, &[outs, 3, 1, 1], Role::Weight, Init::Constant(0.0));
-                b.node(&format!("conv{i}"), Op::conv(weight, None, IrWindow::valid(1, 1), 1), &[x]).unwrap()
+                b.node(format!("conv{i}"), Op::conv(weight, None, IrWindow::valid(1, 1), 1), &[x]).unwrap()
             })
             .collect();
         let mean = b.node("mean", Op::GlobalAvgPool, &[*convs.last().unwrap()]).unwrap();
