@@ -92,9 +92,9 @@ mod tests {
     fn a_batch_that_does_not_fit_is_refused_with_one_that_does() {
         let need = |batch| Need { fixed: 100 * MIB, per_image: 10 * MIB, batch };
         let available = 1000 * MIB;
-        need(69).fits(available).unwrap();
+        need(85).fits(available).unwrap();
         let text = need(90).fits(available).unwrap_err().to_string();
-        for word in ["batch_size 90:", "1270 MiB", "1000 MiB", "batch_size 69 "] {
+        for word in ["batch_size 90:", "1045 MiB", "1000 MiB", "batch_size 85 "] {
             assert!(text.contains(word), "{word}: {text}");
         }
         let text = need(1).fits(50 * MIB).unwrap_err().to_string();

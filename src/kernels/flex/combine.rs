@@ -159,12 +159,20 @@ impl Combination {
         if let Some(tensor) = self.as_tensor() {
             return tensor.clone();
         }
-        let [n, h, w] = self.size;
-        let dims = [n, self.channels.len(), h, w];
+        let dims = self.dims();
         let planes = self.planes();
-        let work = self.channels.iter().map(Vec::len).max().unwrap_or(0).max(1) * h * w;
-        let [y] = fill_planes(dims, [h * w], work, |range, [out]| write(&planes, range, out));
+        let [y] = fill_planes(dims, [dims[2] * dims[3]], self.work(), |range, [out]| write(&planes, range, out));
         into_tensor(y, dims)
+    }
+
+    fn dims(&self) -> [usize; 4] {
+        let [n, h, w] = self.size;
+        [n, self.channels.len(), h, w]
+    }
+
+    /// Elementary steps of a plane.
+    fn work(&self) -> usize {
+        self.channels.iter().map(Vec::len).max().unwrap_or(0).max(1) * self.size[1] * self.size[2]
     }
 
     /// For reading plane by plane.
@@ -253,16 +261,56 @@ impl<'a> Ready<'a> {
 pub fn products(g: &FlexTensor, sources: &[FlexTensor], factors: &[Vec<Factor>]) -> Products {
     let g = View::new(g);
     let views: Vec<View> = sources.iter().map(View::new).collect();
-    let [n, c, ..] = g.dims;
-    assert_eq!(c, factors.len(), "a list of factors a channel");
-    // All channels get the width of the longest, so that planes can be shared out evenly.
-    let width = 1 + factors.iter().map(Vec::len).max().unwrap_or(0);
+    let width = width(factors, g.dims[1]);
     let work = width * g.pixels();
-    let [values] = fill_planes(g.dims, [width], work, |planes, [out]| products_of(&views, factors, g, planes, out));
-    Products { values, images: n, of_channel: width, of_image: c * width }
+    let [values] = fill_planes(g.dims, [width], work, |planes, [out]| {
+        products_of(&views, factors, g.walk(planes), out, width);
+    });
+    Products::new(values, g.dims, width)
+}
+
+/// [`Combination::tensor`] and the [`products`] of what it gives, taken while it is in the cache.
+pub fn tensor_and_products(g: &Combination, sources: &[FlexTensor], factors: &[Vec<Factor>]) -> (FlexTensor, Products) {
+    if let Some(g) = g.as_tensor() {
+        return (g.clone(), products(g, sources, factors));
+    }
+    let dims = g.dims();
+    let [_, channels, h, w] = dims;
+    let (planes, pixels) = (g.planes(), h * w);
+    let views: Vec<View> = sources.iter().map(View::new).collect();
+    let width = width(factors, channels);
+    let [values, sums] = fill_planes(dims, [pixels, width], g.work() + width * pixels, |range, [out, sums]| {
+        write(&planes, range.clone(), out);
+        let written = range.zip(out.chunks_exact(pixels)).map(|(i, g)| ([i / channels, i % channels], g));
+        products_of(&views, factors, written, sums, width);
+    });
+    (into_tensor(values, dims), Products::new(sums, dims, width))
+}
+
+/// Floats that the products of a channel take: all channels get those of the longest, so that planes can be shared out evenly.
+fn width(factors: &[Vec<Factor>], channels: usize) -> usize {
+    assert_eq!(channels, factors.len(), "a list of factors a channel");
+    1 + factors.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+/// Products of planes of which the image and channel are given.
+fn products_of<'a>(
+    sources: &[View<'a>],
+    factors: &[Vec<Factor>],
+    g: impl Iterator<Item = ([usize; 2], &'a [f32])>,
+    out: &mut [f32],
+    width: usize,
+) {
+    for (([image, channel], g), out) in g.zip(out.chunks_exact_mut(width)) {
+        products_of_plane(sources, &factors[channel], image, g, out);
+    }
 }
 
 impl Products {
+    fn new(values: Floats, [images, channels, ..]: [usize; 4], width: usize) -> Self {
+        Self { values, images, of_channel: width, of_image: channels * width }
+    }
+
     /// Sum `which` of a channel over all images, each times its factor: 0 is the sum of `g`, i + 1 the product with factor i.
     pub fn total(&self, channel: usize, which: usize, per_image: Option<&Arc<[f32]>>) -> f64 {
         let at = channel * self.of_channel + which;
@@ -298,30 +346,18 @@ fn write_channels<'a, S: Simd>(
 }
 
 #[macerator::with_simd]
-fn products_of<'a, S: Simd>(
-    sources: &[View<'a>],
-    factors: &[Vec<Factor>],
-    g: View<'a>,
-    planes: Range<usize>,
-    out: &mut [f32],
-) {
-    let width = out.len() / planes.len();
-    for (([image, channel], g), out) in g.walk(planes).zip(out.chunks_exact_mut(width)) {
-        let factors = &factors[channel];
-        let read = |factor: &Factor| sources[factor.source].plane(image, factor.channel);
-        [out[0]] = sums::<S, 1, 1>([g], |[g]| [g]);
-        let (threes, ones) = factors.as_chunks::<3>();
-        let (out_of_threes, out_of_ones) = out[1..=factors.len()].split_at_mut(3 * threes.len());
-        for (three, out) in threes.iter().zip(out_of_threes.chunks_exact_mut(3)) {
-            let [a, b, c] = three.each_ref().map(read);
-            let [ca, cb, cc] = three.each_ref().map(|factor| splat::<S>(factor.center));
-            out.copy_from_slice(&sums::<S, 4, 3>([g, a, b, c], |[g, a, b, c]| {
-                [g * (a - ca), g * (b - cb), g * (c - cc)]
-            }));
-        }
-        for (one, out) in ones.iter().zip(out_of_ones) {
-            let center = splat::<S>(one.center);
-            [*out] = sums::<S, 2, 1>([g, read(one)], |[g, x]| [g * (x - center)]);
-        }
+fn products_of_plane<'a, S: Simd>(sources: &[View<'a>], factors: &[Factor], image: usize, g: &[f32], out: &mut [f32]) {
+    let read = |factor: &Factor| sources[factor.source].plane(image, factor.channel);
+    [out[0]] = sums::<S, 1, 1>([g], |[g]| [g]);
+    let (threes, ones) = factors.as_chunks::<3>();
+    let (out_of_threes, out_of_ones) = out[1..=factors.len()].split_at_mut(3 * threes.len());
+    for (three, out) in threes.iter().zip(out_of_threes.chunks_exact_mut(3)) {
+        let [a, b, c] = three.each_ref().map(read);
+        let [ca, cb, cc] = three.each_ref().map(|factor| splat::<S>(factor.center));
+        out.copy_from_slice(&sums::<S, 4, 3>([g, a, b, c], |[g, a, b, c]| [g * (a - ca), g * (b - cb), g * (c - cc)]));
+    }
+    for (one, out) in ones.iter().zip(out_of_ones) {
+        let center = splat::<S>(one.center);
+        [*out] = sums::<S, 2, 1>([g, read(one)], |[g, x]| [g * (x - center)]);
     }
 }

@@ -8,7 +8,7 @@ use super::{
     super::{
         Window,
         cpu::{
-            combine::{Combination, Factor, Source, products},
+            combine::{Combination, Factor, Source, products, tensor_and_products},
             convolve_gradient_grads, convolve_rectified_grads, norm, planes,
             separable::{self, Lines, Unit, UnitWeights, channels_read},
         },
@@ -199,6 +199,16 @@ fn combinations_and_products_agree_with_their_definition() {
         let factor = |source, channel| Factor { source, channel, center: 0.125 };
         let of_channel = |channel: usize| (0..5).map(|k| factor(k % 2, (channel + k) % c)).collect();
         let factors: Vec<Vec<Factor>> = (0..c).map(of_channel).collect();
+        let with_none: Vec<Vec<Factor>> = factors.iter().cloned().chain([Vec::new()]).collect();
+        let (written, beside) = tensor_and_products(&sum, &sources, &with_none);
+        assert_eq!(numbers(written), numbers(sum.tensor()));
+        let afterwards = products(&sum.tensor(), &sources, &with_none);
+        for (channel, factors) in with_none.iter().enumerate() {
+            for which in 0..=factors.len() {
+                let [beside, afterwards] = [&beside, &afterwards].map(|all| all.total(channel, which, Some(&mask)));
+                assert_eq!(beside, afterwards, "channel {channel}, product {which}");
+            }
+        }
         let products = products(&primitive(&images[0]), &sources, &factors);
         for (channel, factors) in factors.iter().enumerate() {
             for which in 0..6 {

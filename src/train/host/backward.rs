@@ -12,7 +12,7 @@ use super::{
 use crate::ir::{ParamId, ValueId};
 use crate::kernels::{
     cpu::{
-        combine::{Combination, Factor, Products, Source, products},
+        combine::{Combination, Factor, Products, Source, tensor_and_products},
         planes, separable, with_team,
     },
     ops::KernelGrads,
@@ -84,7 +84,7 @@ impl Back {
             Record::Crop { x, border } => self.give(x, planes::pad(gradient.sum.tensor(), border, 0.0)),
             Record::Channels { x, dims, start } => self.give_all(x, dims, &gradient.sum, start),
             Record::Separable(units) => self.separable(units, gradient),
-            Record::Mix(mix) => self.mix(mix, gradient.sum.tensor()),
+            Record::Mix(mix) => self.mix(mix, &gradient.sum),
         }
     }
 
@@ -154,8 +154,8 @@ impl Back {
         }
     }
 
-    fn mix(&mut self, mix: Mix, g: FlexTensor) {
-        let (products, places) = products_of(&mix, &g);
+    fn mix(&mut self, mix: Mix, g: &Combination) {
+        let (g, products, places) = written_with_products(&mix, g);
         for (part, places) in mix.terms.iter().zip(places) {
             if let Read::Normal(_) | Read::Dense(_) = part.read {
                 self.weights_of(part, &places, &products);
@@ -207,10 +207,9 @@ impl Back {
     }
 }
 
-/// Products of the gradient with all that was read and kept, and for each term and channel where its product is.
-fn products_of(mix: &Mix, g: &FlexTensor) -> (Products, Vec<Vec<[usize; 2]>>) {
-    let [_, channels, ..] = dims(g);
-    let mut factors: Vec<Vec<Factor>> = vec![Vec::new(); channels];
+/// The gradient written out, its products with all that was read and kept, and for each term and channel where its product is.
+fn written_with_products(mix: &Mix, g: &Combination) -> (FlexTensor, Products, Vec<Vec<[usize; 2]>>) {
+    let mut factors: Vec<Vec<Factor>> = vec![Vec::new(); g.channels.len()];
     let mut sources = Vec::new();
     let mut places = Vec::with_capacity(mix.terms.len());
     for part in &mix.terms {
@@ -231,5 +230,6 @@ fn products_of(mix: &Mix, g: &FlexTensor) -> (Products, Vec<Vec<[usize; 2]>>) {
         };
         places.push((0..part.len).map(place).collect());
     }
-    (products(g, &sources, &factors), places)
+    let (g, products) = tensor_and_products(g, &sources, &factors);
+    (g, products, places)
 }
