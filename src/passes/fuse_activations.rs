@@ -38,10 +38,13 @@ fn convolutions(graph: &Graph, consumers: &[Vec<NodeId>], value: ValueId) -> Opt
     }
     let mut all = Vec::new();
     for reader in consumers[value.index()].iter().map(|id| id.index()) {
-        match graph.nodes[reader].op {
-            Op::Conv { .. } => all.push(reader),
-            Op::Slice { .. } => all.extend(convolutions(graph, consumers, graph.nodes[reader].output)?),
-            _ => return None,
+        let node = &graph.nodes[reader];
+        if matches!(node.op, Op::Conv { .. }) {
+            all.push(reader);
+        } else if matches!(node.op, Op::Slice { .. }) {
+            all.extend(convolutions(graph, consumers, node.output)?);
+        } else {
+            return None;
         }
     }
     Some(all)
