@@ -86,7 +86,14 @@ impl Arena {
     }
 
     /// Takes a block of this arena back.
+    ///
+    /// # Panics
+    /// When it is another arena's: what is cut from the same place would share its floats.
     pub fn give_back(&mut self, block: Block) {
+        let region = self.regions.get(&block.place.0);
+        let ours =
+            region.is_some_and(|region| region.start.as_ptr().wrapping_add(block.place.1) == block.start.as_ptr());
+        assert!(ours, "a block returns to its arena");
         self.recent.entry(block.len).or_default().push(block);
     }
 
@@ -147,6 +154,7 @@ impl Arena {
         for number in idle {
             if let Some(region) = self.regions.remove(&number) {
                 self.remove((number, 0), region.len);
+                region.free();
             }
         }
     }
@@ -162,11 +170,13 @@ impl Arena {
     }
 }
 
-impl Drop for Region {
-    fn drop(&mut self) {
+impl Region {
+    /// Returns the memory; called when all blocks are back. A region that is dropped otherwise, with its arena, is leaked: a
+    /// block may outlive both.
+    fn free(self) {
         let floats = std::ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.len);
-        // SAFETY: `start` and `len` are those of the box that `Arena::grow` took apart, and a region is dropped when all its
-        // blocks are free, or with the arena.
+        // SAFETY: `start` and `len` are those of the box that `Arena::grow` took apart, `give_up` has found its whole length
+        // free, and has removed it, so that nobody reads it or frees it again.
         drop(unsafe { Box::from_raw(floats) });
     }
 }
@@ -214,6 +224,14 @@ mod tests {
         arena.give_back(first);
         assert_eq!(arena.take(100).place, place);
         assert_ne!(second.place, place);
+    }
+
+    #[test]
+    #[should_panic(expected = "a block returns to its arena")]
+    fn a_block_of_another_arena_is_refused() {
+        let [mut one, mut other] = [Arena::default(), Arena::default()];
+        let _mine = one.take(100);
+        one.give_back(other.take(100));
     }
 
     #[test]

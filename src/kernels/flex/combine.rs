@@ -208,11 +208,10 @@ impl<'p> Planes<'p> {
         let terms = &self.terms[self.starts[channel]..self.starts[channel + 1]];
         // The first few, so that what remains are fours.
         let (first, rest) = terms.split_at(terms.len().min((terms.len() + 3) % 4 + 1));
-        let constant = terms.iter().map(|term| term.offset * term.of_image(image)).sum::<f32>();
+        let constant = splat::<S>(terms.iter().map(|term| term.offset * term.of_image(image)).sum::<f32>());
         let pixels = out.len();
         let read = |term: &Ready<'p>| term.plane(image, pixels);
         let factor = |term: &Ready<'p>| splat::<S>(term.factor * term.of_image(image));
-        let constant = splat::<S>(constant);
         match first {
             [] => out.fill(0.0),
             [a] => {

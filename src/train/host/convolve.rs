@@ -8,8 +8,7 @@ use super::{
     gradient::Gradient,
     graph::Member,
     record::{Conv, Record},
-    unsupported,
-    value::{Value, dims},
+    value::Value,
 };
 use crate::ir::{Node, ParamId};
 use crate::kernels::{
@@ -33,7 +32,7 @@ pub struct Layer {
 }
 
 impl Walk<'_> {
-    /// The convolution of `node`, the first of `members`, and with it the others, whose values are there from then on.
+    /// The convolution of `node`, the first of `members`, and with it the others: the values of all are there from then on.
     pub fn conv(&mut self, node: &Node, members: Vec<Member>, layer: &Layer) -> Result<(Value, Record), TrainError> {
         let &Layer { bias: bias_id, filter, window, groups, relu: [relu_in, relu_out] } = layer;
         let x = node.inputs[0];
@@ -54,15 +53,14 @@ impl Walk<'_> {
             y = Flex::rectify(y);
         }
         let rectified = relu_out.then(|| y.clone());
-        let mut start = members.first().ok_or_else(|| unsupported(&node.name, "it has no weights"))?.outs;
-        for member in &members[1..] {
+        let mut start = 0;
+        for member in &members {
             self.set(member.output, Value::Dense(y.narrow(1, start, member.outs)));
             start += member.outs;
         }
-        let first = if members.len() > 1 { y.narrow(1, 0, members[0].outs) } else { y };
         let wanted_x = self.needs(x);
         let conv = Conv { x, read, weight, members, bias_id, window, groups, relu_in, rectified, wanted_x };
-        Ok((Value::Dense(first), Record::Conv(conv)))
+        Ok((self.value(node.output, node)?.clone(), Record::Conv(conv)))
     }
 }
 
@@ -133,7 +131,6 @@ fn written(
         Some(y) => Flex::rectify_grad(y, g),
         None => g,
     };
-    debug_assert_eq!(dims(&g)[1], dims(&weight)[0]);
     match relu_in {
         true => convolve_rectified_grads(read, weight, g, window, groups, wanted),
         false => Flex::convolve_grads(read, weight, g, window, groups, wanted),
@@ -145,7 +142,7 @@ mod tests {
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 
-    use super::*;
+    use super::{super::value::dims, *};
     use crate::ir::{Builder, Graph, Init, Op, Role, Shape, ValueId, Window as IrWindow};
     use crate::train::host::{Done, Input, Pass, forward};
 

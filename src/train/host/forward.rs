@@ -194,7 +194,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn value(&self, id: ValueId, node: &Node) -> Result<&Value, TrainError> {
+    pub fn value(&self, id: ValueId, node: &Node) -> Result<&Value, TrainError> {
         let why = || format!("the input `{}` was not given", self.pass.graph.value(id).name);
         self.values[id.index()].as_ref().ok_or_else(|| unsupported(&node.name, &why()))
     }

@@ -17,7 +17,7 @@ use super::{
     Sizes, Start, columns,
     geometry::{Backward, Forward},
     inputs,
-    padded::scratch,
+    padded::{Padded, scratch},
     source, tiles,
 };
 
@@ -44,8 +44,8 @@ struct Job<'a> {
 #[derive(Clone, Copy)]
 enum Gradient<'a> {
     View(View<'a>),
-    /// Written to the scratch plane by plane.
-    Sum(&'a Planes<'a>),
+    /// Written to the scratch plane by plane, so far apart.
+    Sum(&'a Planes<'a>, usize),
 }
 
 /// Room for one thread: padded planes, a class before it is spread, weight gradients of a group.
@@ -98,10 +98,12 @@ pub fn backward_of(
     let sizes = Sizes::new(&x, w_dims[0], &window, 1);
     let size = [x.dims[2], x.dims[3]];
     let lanes = lanes();
-    let back = Backward::apart(size, sizes.outs, lanes);
+    let apart = Padded::apart(size);
+    let back = Backward::of_pixels(size, sizes.outs, Some(apart), apart.plane(), lanes);
     let forth = wanted_w.then(|| Forward::reading(&window, size, sizes.ins, x.plane, lanes, relu));
     let packed = wanted_x.then(|| sizes.pack_backward(&back, &vector(&w), 1));
-    let job = Job { sizes, x, relu, g: Gradient::Sum(&g), back, packed, forth, wanted_w, kernel_width: 1 };
+    let job =
+        Job { sizes, x, relu, g: Gradient::Sum(&g, apart.plane()), back, packed, forth, wanted_w, kernel_width: 1 };
     gradients(&job, w_dims, [wanted_x, wanted_w])
 }
 
@@ -148,14 +150,13 @@ fn backward_chunk(job: &Job, at: Start, groups: usize, scratch: &mut Scratch, dx
     for i in 0..groups {
         let group = at.group + i;
         let [from_x, from_g] = [[at.image, group * sizes.ins], [at.image, group * sizes.outs]];
-        if let Gradient::Sum(planes) = g {
-            let stride = back.padded.map_or(sizes.pixels_out, |padded| padded.plane());
+        if let &Gradient::Sum(planes, stride) = g {
             planes.write(at.image, 0..sizes.outs, sizes.pixels_out, stride, &mut scratch.g);
         }
         if job.packed.is_some() || job.forth.is_none() {
             let source = match g {
                 Gradient::View(g) => source(back.padded, *g, false, from_g, sizes.outs, &mut scratch.g),
-                Gradient::Sum(_) => &scratch.g,
+                Gradient::Sum(..) => &scratch.g,
             };
             if let Some(packed) = &job.packed {
                 let dx = &mut dx[i * inputs_of_group..(i + 1) * inputs_of_group];
@@ -188,7 +189,7 @@ fn backward_chunk(job: &Job, at: Start, groups: usize, scratch: &mut Scratch, dx
             let source = source(forth.padded, *x, job.relu, from_x, sizes.ins, &mut scratch.x);
             let (gradient, plane) = match g {
                 Gradient::View(g) => (g.planes(at.image, group * sizes.outs, sizes.outs), g.plane),
-                Gradient::Sum(_) => (&*scratch.g, back.padded.map_or(sizes.pixels_out, |padded| padded.plane())),
+                Gradient::Sum(_, stride) => (&*scratch.g, *stride),
             };
             let dw = &mut dw[i * weights..(i + 1) * weights];
             tiles::weights(source, &forth.taps, &forth.positions, gradient, plane, dw);

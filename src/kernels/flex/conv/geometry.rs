@@ -231,12 +231,8 @@ impl Backward {
         Self { padded: Some(padded), classes, complete: without_taps.is_empty() }
     }
 
-    /// A convolution of single pixels whose output's gradient is written to a scratch plane by plane.
-    pub fn apart(size: [usize; 2], planes: usize, lanes: usize) -> Self {
-        Self::of_pixels(size, planes, Some(Padded::apart(size)), 0, lanes)
-    }
-
-    fn of_pixels(size: [usize; 2], planes: usize, padded: Option<Padded>, stride: usize, lanes: usize) -> Self {
+    /// A convolution of single pixels, that reads planes `stride` apart, or as `padded` lays them.
+    pub fn of_pixels(size: [usize; 2], planes: usize, padded: Option<Padded>, stride: usize, lanes: usize) -> Self {
         let plane = padded.map_or(stride, |padded| padded.plane());
         let taps = Taps::new((0..planes).map(|c| c * plane).collect());
         let positions = Positions::new(lanes, size.iter().product(), [[0, 0]]);
