@@ -4,6 +4,9 @@
 //! needs none: usage, genotypes, `inspect`, `convert`, `devices`.
 
 mod common;
+#[cfg(feature = "train")]
+#[path = "cli/export.rs"]
+mod export;
 #[path = "cli/models.rs"]
 mod models;
 #[path = "cli/program.rs"]

@@ -40,7 +40,8 @@ pub struct BuildArgs {
     /// Frame of the network; that of the preset if absent
     #[arg(long, value_parser = ["cifar", "imagenet"])]
     network: Option<String>,
-    /// safetensors file with our names or those of a PyTorch DARTS state_dict; trained further only with --epochs
+    /// Weights: safetensors, or a PyTorch checkpoint (.pt, .pth.tar), with our names or those of DARTS code; trained further only
+    /// with --epochs
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     weights: Option<PathBuf>,
     /// The ONNX file, or the folder of the run; runs/NAME if absent
@@ -55,6 +56,12 @@ pub struct BuildArgs {
     /// Keep batch norms apart instead of folding them into convolutions
     #[arg(long)]
     keep_bn: bool,
+    /// Keep factorised reductions as slice, two convolutions and concat instead of one convolution
+    #[arg(long)]
+    keep_reduce: bool,
+    /// Weights and arithmetic of the file in float16; inputs and outputs stay float32
+    #[arg(long)]
+    fp16: bool,
     /// Do not run the exported file
     #[arg(long)]
     no_validate: bool,
@@ -152,6 +159,8 @@ pub fn run(args: &BuildArgs, common: &Common, console: &Console) -> Result<Verdi
             opset: args.opset,
             static_batch: args.static_batch,
             keep_bn: args.keep_bn,
+            keep_reduce: args.keep_reduce,
+            half: args.fp16,
             validate: !args.no_validate,
             adapter: args.adapter.clone().unwrap_or_default(),
             samples: args.samples,

@@ -16,23 +16,31 @@ use super::progress::Console;
 use super::tensors::random_inputs;
 use super::validation::{Feed, Request, is_no_adapter, validate_model};
 use crate::data::{Dataset, Loader};
-use crate::ir::{Model, Tensor, Verified, verify};
+use crate::ir::{Model, Tensor, Verified, fingerprint, verify};
 use crate::lower::Network;
 use crate::onnx::{self, ModelInfo, WriteOptions};
-use crate::passes::{EXPORT, EXPORT_KEEP_BN, apply};
+use crate::passes::{EXPORT, EXPORT_KEEP_BN, MERGE_REDUCE, Pass, apply};
 use crate::runtime::{AdapterChoice, Reference, Tolerance, compare};
 use crate::train::augmentation;
+use crate::train::config::TrainConfig;
 use crate::train::module::{GraphModule, Mode, download};
 use crate::train::weights::write_samples;
 
 /// How far the logits of the file may be from those of the trained network, relative to the largest logit.
 const LOGIT_TOLERANCE: f64 = 1e-4;
 
+/// The same where the file's weights are rounded to float16.
+const HALF_LOGIT_TOLERANCE: f64 = 2e-2;
+
 /// How a network is exported.
 pub struct ExportOptions {
     pub opset: i64,
     pub static_batch: Option<usize>,
     pub keep_bn: bool,
+    /// Factorised reductions as lowered.
+    pub keep_reduce: bool,
+    /// float16 inside of the file.
+    pub half: bool,
     pub validate: bool,
     pub adapter: AdapterChoice,
     pub samples: usize,
@@ -86,13 +94,20 @@ pub fn export(
 ) -> Result<Exported> {
     let options = &plan.export;
     let passes = if options.keep_bn { EXPORT_KEEP_BN } else { EXPORT };
-    let (exported, applied) = apply(passes, model.clone())?;
+    let kept = |pass: &&Pass| !(options.keep_reduce && pass.name == MERGE_REDUCE.name);
+    let passes: Vec<Pass> = passes.iter().filter(kept).copied().collect();
+    let (exported, applied) = apply(&passes, model.clone())?;
     for done in applied {
         console.detail(format_args!("pass {}: {} rewrites, {} nodes", done.pass, done.rewrites, done.nodes));
     }
-    let metadata = info(plan, network, top1).to_metadata();
+    let metadata = info(plan, network, top1)?.to_metadata();
     let exported = verify(Model { metadata, ..exported.into_inner() })?;
-    let write = WriteOptions { opset: options.opset, static_batch: options.static_batch, ..WriteOptions::default() };
+    let write = WriteOptions {
+        opset: options.opset,
+        static_batch: options.static_batch,
+        half: options.half,
+        ..WriteOptions::default()
+    };
     let bytes = onnx::write(&exported, &write)?;
     save(plan.onnx, &bytes)?;
     console.message(format_args!("{} written, {:.1} MB", plan.onnx.display(), bytes.len() as f64 / 1e6));
@@ -112,7 +127,8 @@ pub fn export(
 fn check(plan: &Plan, images: Tensor, logits: Tensor, console: &Console) -> Result<Exported> {
     let file = load::model(plan.onnx)?;
     let largest = logits.data.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
-    let tolerance = Tolerance { atol: LOGIT_TOLERANCE * largest, rtol: 0.0 };
+    let share = if plan.export.half { HALF_LOGIT_TOLERANCE } else { LOGIT_TOLERANCE };
+    let tolerance = Tolerance { atol: share * largest, rtol: 0.0 };
     let request = Request {
         adapter: &plan.export.adapter,
         batch: None,
@@ -147,7 +163,7 @@ fn check(plan: &Plan, images: Tensor, logits: Tensor, console: &Console) -> Resu
 }
 
 /// What travels in the file: enough to preprocess an image and to rebuild the network.
-fn info(plan: &Plan, network: &Network, top1: Option<f64>) -> ModelInfo {
+fn info(plan: &Plan, network: &Network, top1: Option<f64>) -> Result<ModelInfo> {
     let names = |n: usize| (0..n).map(|i| format!("class_{i}")).collect();
     let resize = plan.data.filter(|d| d.train.common_size() != Some(network.image)).map(|_| {
         let recipe = augmentation::evaluation(plan.config.network, network.image, None);
@@ -156,7 +172,7 @@ fn info(plan: &Plan, network: &Network, top1: Option<f64>) -> ModelInfo {
             _ => network.image,
         }
     });
-    ModelInfo {
+    Ok(ModelInfo {
         classes: plan.data.map_or_else(|| names(network.classes), |data| data.classes.clone()),
         mean: plan.data.map_or([0.5; 3], |data| data.mean),
         std: plan.data.map_or([0.5; 3], |data| data.std),
@@ -166,9 +182,11 @@ fn info(plan: &Plan, network: &Network, top1: Option<f64>) -> ModelInfo {
         dataset: plan.data.map(|data| data.name.clone()),
         top1,
         seed: Some(plan.config.seed),
+        // How many threads compute it changes nothing of the result.
+        config: Some(fingerprint(&serde_yaml::to_string(&TrainConfig { threads: None, ..plan.config.clone() })?)),
         license: None,
         producer: Some(concat!("idarts-compile ", env!("CARGO_PKG_VERSION")).into()),
-    }
+    })
 }
 
 /// Test images as the network wants them, with labels; without data random numbers.

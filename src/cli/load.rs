@@ -40,8 +40,25 @@ pub fn genotype(text: &str) -> Result<Genotype> {
 pub fn model(path: &Path) -> Result<Verified<Model>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read the model {}", path.display()))?;
     let unusable = || format!("cannot use the model {}", path.display());
-    let model = onnx::read(&bytes, &path.display().to_string()).with_context(unusable)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut beside = |location: &str| weights_beside(folder, location);
+    let model = onnx::read_with_files(&bytes, &path.display().to_string(), &mut beside).with_context(unusable)?;
     verify(model).with_context(unusable)
+}
+
+/// The contents of a file that a model keeps its weights in. A link may not lead out of the model's folder either.
+fn weights_beside(folder: &Path, location: &str) -> Result<Vec<u8>, String> {
+    let cannot =
+        |e: std::io::Error| format!("its contents are in `{location}` beside the model, which cannot be read: {e}");
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let root = folder.canonicalize().map_err(cannot)?;
+    let file = folder.join(location).canonicalize().map_err(cannot)?;
+    if !file.starts_with(root) {
+        return Err(format!(
+            "its contents are in `{location}`, a link that leads out of the model's folder; put the file itself there"
+        ));
+    }
+    std::fs::read(file).map_err(cannot)
 }
 
 /// What the model's metadata say about its images and classes.

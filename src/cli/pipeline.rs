@@ -121,6 +121,8 @@ pub fn run(args: &PipelineArgs, common: &Common, console: &Console) -> Result<Ve
             opset: 17,
             static_batch: None,
             keep_bn: false,
+            keep_reduce: false,
+            half: false,
             validate: true,
             adapter: args.adapter.clone().unwrap_or_default(),
             samples: 64,

@@ -28,7 +28,7 @@ pub use build::Builder;
 pub use cost::{Cost, NodeCost, cost};
 pub use graph::{Graph, Node, NodeId, Output, Value, ValueId};
 pub use op::{MixTerm, Op, Range, Unit, Window};
-pub use params::{Init, Param, ParamId, Role, Tensor, Weights};
+pub use params::{Init, Param, ParamId, Role, Tensor, Weights, fingerprint};
 pub use shape::{Dim, Shape};
 pub use verify::{Model, Verified, verify};
 

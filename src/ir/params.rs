@@ -121,6 +121,11 @@ fn start(param: &Param, seed: u64) -> Vec<f32> {
     }
 }
 
+/// Sixteen hexadecimal digits that tell texts apart: a fingerprint, no protection against forgery.
+pub fn fingerprint(text: &str) -> String {
+    format!("{:016x}", fnv1a(text))
+}
+
 /// The 64-bit FNV-1a hash: stable across releases, which the standard hasher does not promise.
 fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))

@@ -14,6 +14,7 @@
 //! | `input_size` | JSON list: height, width |
 //! | `resize` | JSON list: the height and width that the scaled image covers before its middle of `input_size` is cut out; absent: `input_size` |
 //! | `genotype` | the genotype in YAML |
+//! | `config` | fingerprint of the resolved configuration of the training run, without its number of threads |
 //! | `dataset`, `top1`, `seed`, `license`, `producer` | name, accuracy in 0 to 1 on the test images, number, licence, program and version |
 
 use serde_json::Value;
@@ -42,6 +43,8 @@ pub struct ModelInfo {
     pub top1: Option<f64>,
     /// The seed of the training run.
     pub seed: Option<u64>,
+    /// Fingerprint of the resolved configuration of the training run.
+    pub config: Option<String>,
     /// The licence of the model.
     pub license: Option<String>,
     /// The program that made it, with its version.
@@ -66,6 +69,7 @@ impl ModelInfo {
             ("dataset", self.dataset.clone()),
             ("top1", self.top1.map(|x| x.to_string())),
             ("seed", self.seed.map(|n| n.to_string())),
+            ("config", self.config.clone()),
             ("license", self.license.clone()),
             ("producer", self.producer.clone()),
             ("genotype", self.genotype.clone()),
@@ -103,6 +107,7 @@ impl ModelInfo {
                 s.parse().ok().filter(|x| (0.0..=1.0).contains(x))
             })?,
             seed: optional("seed", text("seed"), "a whole number", |s| s.parse().ok())?,
+            config: text("config").map(Into::into),
             license: text("license").map(Into::into),
             producer: text("producer").map(Into::into),
         })
@@ -162,6 +167,7 @@ mod tests {
             dataset: Some("cifar10".into()),
             top1: Some(0.9741),
             seed: Some(u64::MAX),
+            config: Some("0123456789abcdef".into()),
             license: Some("MIT".into()),
             producer: Some("idarts-compile 0.1.0".into()),
         }

@@ -1,7 +1,7 @@
 //! Moves ReLUs into convolutions: into the one that makes the value (where only the ReLU reads it), else into the
-//! convolutions that read it (where nothing else does), which then apply it as they load.
+//! convolutions that read it, whole or a slice (where nothing else does), which then apply it as they load.
 
-use crate::ir::{Model, NodeId, Op};
+use crate::ir::{Graph, Model, NodeId, Op, ValueId};
 
 pub(super) fn run(model: &mut Model) -> usize {
     (0..model.graph.nodes.len()).filter(|&i| fuse(model, i)).count()
@@ -21,11 +21,7 @@ fn fuse(model: &mut Model, i: usize) -> bool {
         graph.replace_uses(output, input);
         return true;
     }
-    let readers: Vec<usize> = consumers[output.index()].iter().map(|id| id.index()).collect();
-    let all_convs = readers.iter().all(|&r| matches!(graph.nodes[r].op, Op::Conv { .. }));
-    if readers.is_empty() || !all_convs || graph.is_output(output) {
-        return false;
-    }
+    let Some(readers) = convolutions(graph, &consumers, output) else { return false };
     for reader in readers {
         if let Op::Conv { relu_in, .. } = &mut graph.nodes[reader].op {
             *relu_in = true;
@@ -35,9 +31,28 @@ fn fuse(model: &mut Model, i: usize) -> bool {
     true
 }
 
+/// The convolutions that read the value or slices of it, if there are some and nothing else does.
+fn convolutions(graph: &Graph, consumers: &[Vec<NodeId>], value: ValueId) -> Option<Vec<usize>> {
+    if graph.is_output(value) || consumers[value.index()].is_empty() {
+        return None;
+    }
+    let mut all = Vec::new();
+    for reader in consumers[value.index()].iter().map(|id| id.index()) {
+        let node = &graph.nodes[reader];
+        if matches!(node.op, Op::Conv { .. }) {
+            all.push(reader);
+        } else if matches!(node.op, Op::Slice { .. }) {
+            all.extend(convolutions(graph, consumers, node.output)?);
+        } else {
+            return None;
+        }
+    }
+    Some(all)
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::ir::{Builder, Op, ValueId, Window};
+    use crate::ir::{Builder, Op, Range, ValueId, Window};
     use crate::passes::FUSE_ACTIVATIONS;
     use crate::passes::testing::{model, ops, run, weight};
 
@@ -76,6 +91,30 @@ mod tests {
         let (after, rewrites) = run(FUSE_ACTIVATIONS, before);
         assert_eq!((rewrites, flags(&after)), (1, vec![(true, false), (true, false)]));
         assert_eq!(ops(&after), ["conv", "conv", "add", "add"]);
+    }
+
+    #[test]
+    fn a_relu_passes_slices_on_its_way_to_its_readers() {
+        let slice = |b: &mut Builder, name: &str, y: ValueId| {
+            let ranges = vec![Range { axis: 2, start: 1, len: 7, step: 1 }];
+            b.node(name, Op::Slice { ranges }, &[y]).unwrap()
+        };
+        let before = model(|b, x| {
+            let y = b.node("relu", Op::Relu, &[x]).unwrap();
+            let part = slice(b, "part", y);
+            let (whole, part) = (conv(b, "a", y), conv(b, "b", part));
+            let cut = slice(b, "cut", whole);
+            b.node("add", Op::Add, &[cut, part]).unwrap()
+        });
+        let (after, rewrites) = run(FUSE_ACTIVATIONS, before);
+        assert_eq!((rewrites, flags(&after)), (1, vec![(true, false), (true, false)]));
+        let before = model(|b, x| {
+            let y = b.node("relu", Op::Relu, &[x]).unwrap();
+            let part = slice(b, "part", y);
+            let read = conv(b, "a", part);
+            b.node("add", Op::Add, &[read, part]).unwrap()
+        });
+        assert_eq!(run(FUSE_ACTIVATIONS, before).1, 0, "a sum reads the slice, too");
     }
 
     #[test]

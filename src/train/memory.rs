@@ -7,10 +7,9 @@ use super::module::GraphModule;
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes of the process for each byte that a step's tensors take at once: forward and backward ask for other sizes, and the
-/// allocator keeps gaps. Measured; pages of their own instead of the heap close them, and cost a tenth of the time in page
-/// faults.
-const GAPS: f64 = 1.3;
+/// Bytes of the process for each byte that a step's tensors take at once: the arena keeps gaps between blocks of other sizes.
+/// Measured: 1.02 where the images are most of it; small networks in small batches hold some tens of MiB beside them.
+const GAPS: f64 = 1.15;
 
 /// What a training run will hold beyond what the process holds now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,9 +92,9 @@ mod tests {
     fn a_batch_that_does_not_fit_is_refused_with_one_that_does() {
         let need = |batch| Need { fixed: 100 * MIB, per_image: 10 * MIB, batch };
         let available = 1000 * MIB;
-        need(69).fits(available).unwrap();
+        need(78).fits(available).unwrap();
         let text = need(90).fits(available).unwrap_err().to_string();
-        for word in ["batch_size 90:", "1270 MiB", "1000 MiB", "batch_size 69 "] {
+        for word in ["batch_size 90:", "1135 MiB", "1000 MiB", "batch_size 78 "] {
             assert!(text.contains(word), "{word}: {text}");
         }
         let text = need(1).fits(50 * MIB).unwrap_err().to_string();

@@ -30,6 +30,7 @@ pub mod progress;
 pub mod recipe;
 pub mod schedule;
 mod tensor_file;
+mod torch;
 mod walk;
 pub mod weights;
 

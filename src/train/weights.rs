@@ -1,7 +1,8 @@
-//! Weights in safetensors files, under our names or under those of a PyTorch DARTS state_dict.
+//! Weights in files: safetensors or PyTorch checkpoints, under our names or under those of a PyTorch DARTS state_dict.
 //!
 //! Takes a file and a graph; gives [`Weights`] for it, or an error that names the tensor. Tensors of the auxiliary head may
-//! be missing or surplus (it exists in training only), and PyTorch's batch counters are skipped.
+//! be missing or surplus (it exists in training only), PyTorch's batch counters are skipped, and so are the prefixes that
+//! wrappers of a PyTorch module put before its names. Files are written as safetensors with our names.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::tensor_file::{self, Part};
+use super::torch;
 use crate::ir::{Graph, Model, Tensor, Weights};
 
 /// Why a weights file cannot be used.
@@ -23,11 +25,19 @@ pub enum WeightsError {
         source: std::io::Error,
     },
     /// The file is no safetensors file.
-    #[error("{}: not a readable safetensors file: {why} (is it complete?)", path.display())]
+    #[error("{}: not a readable safetensors file or PyTorch checkpoint: {why} (is it complete?)", path.display())]
     Format {
         /// The file.
         path: PathBuf,
         /// What the format's reader said.
+        why: String,
+    },
+    /// The file is of `torch.save`, and holds something else than a state_dict.
+    #[error("{}: not a readable PyTorch checkpoint: {why}", path.display())]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// What is in it, and what would do.
         why: String,
     },
     /// A tensor is missing, surplus, or of another shape or type.
@@ -45,15 +55,38 @@ pub enum WeightsError {
 /// The prefix of the auxiliary head's parameters, in our names and PyTorch's.
 const AUXILIARY: &str = "auxiliary_head.";
 
-/// Reads every float tensor of a safetensors file (`F32`, `F16`, `BF16`, `F64`; others, such as PyTorch's batch counters,
-/// are left out).
+/// What `DataParallel` and `torch.compile` put before the names of a module's tensors.
+const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+
+/// Reads every float tensor of a safetensors file or a PyTorch checkpoint (float32, 16, bfloat16, 64; others, such as
+/// PyTorch's batch counters, are left out). Which of the two it is, its contents tell.
 ///
 /// # Errors
-/// When the file cannot be read or is no safetensors file.
+/// When the file cannot be read or is neither.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, WeightsError> {
     let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.into(), source })?;
+    let tensors = if torch::is_torch(&bytes) {
+        torch::read(&bytes).map_err(|why| WeightsError::Torch { path: path.into(), why })?
+    } else {
+        safetensors(&bytes, path)?
+    };
+    let mut bare = BTreeMap::new();
+    for (name, tensor) in tensors {
+        let mut key = name.as_str();
+        while let Some(rest) = WRAPPERS.iter().find_map(|wrapper| key.strip_prefix(wrapper)) {
+            key = rest;
+        }
+        if bare.insert(key.to_owned(), tensor).is_some() {
+            let why = format!("is there as `{key}` too; keep one of them");
+            return Err(WeightsError::Tensor { path: path.into(), tensor: name, why });
+        }
+    }
+    Ok(bare)
+}
+
+fn safetensors(bytes: &[u8], path: &Path) -> Result<BTreeMap<String, Tensor>, WeightsError> {
     let file =
-        SafeTensors::deserialize(&bytes).map_err(|e| WeightsError::Format { path: path.into(), why: e.to_string() })?;
+        SafeTensors::deserialize(bytes).map_err(|e| WeightsError::Format { path: path.into(), why: e.to_string() })?;
     let floats = file.tensors().into_iter().filter_map(|(name, view)| Some((name, host(&view)?)));
     Ok(floats.collect())
 }
@@ -178,6 +211,19 @@ mod tests {
         let mut target = Model::initial(source.graph.clone(), 98);
         assign(&mut target, tensors, &path).unwrap();
         assert_eq!(target.weights, source.weights);
+    }
+
+    #[test]
+    fn checkpoints_of_pytorch_give_the_weights_whatever_wraps_the_module() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torch");
+        for file in ["state_dict.pt", "legacy.pt", "checkpoint.pth.tar", "legacy.pth.tar"] {
+            let path = folder.join(file);
+            let mut target = model();
+            assign(&mut target, read(&path).unwrap(), &path).unwrap();
+            assert_eq!(target.weights.0[0].data, [0.0, 0.125, 0.25, 0.375, 0.5, 0.625], "{file}");
+        }
+        let error = read(&folder.join("module.pt")).unwrap_err().to_string();
+        assert!(error.contains("module.pt: not a readable PyTorch checkpoint: it holds a Python object of"), "{error}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use burn::{
     tensor::Shape,
 };
 
-use super::memory::Floats;
+use super::{memory::Floats, team::on_all};
 
 /// Work below which a second thread costs more than it brings, in elementary steps (an addition, a load).
 const SERIAL: usize = 1 << 15;
@@ -103,16 +103,19 @@ fn share<I: Send, T>(
 ) {
     let items = Mutex::new(items);
     let worker = || {
-        let mut state = None;
+        let (mut state, mut portion) = (None, Vec::with_capacity(several));
         loop {
-            let portion: Vec<I> = items.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(several).collect();
+            portion.extend(items.lock().unwrap_or_else(PoisonError::into_inner).by_ref().take(several));
             if portion.is_empty() {
                 return;
             }
             let state = state.get_or_insert_with(&init);
-            portion.into_iter().for_each(|item| work(state, item));
+            portion.drain(..).for_each(|item| work(state, item));
         }
     };
+    if portions > 1 && on_all(&worker) {
+        return;
+    }
     rayon::scope(|scope| {
         for _ in 1..rayon::current_num_threads().min(portions) {
             scope.spawn(|_| worker());
@@ -202,6 +205,11 @@ impl<'a> View<'a> {
     pub fn plane(&self, n: usize, c: usize) -> &'a [f32] {
         let start = n * self.image + c * self.plane;
         &self.data[start..start + self.pixels()]
+    }
+
+    /// A channel from its plane in the first image on, and the floats from there to its plane in the next.
+    pub fn channel(&self, c: usize) -> (&'a [f32], usize) {
+        (&self.data[c * self.plane..], self.image)
     }
 
     /// The planes of `range`, counted through images and channels, each with its image and channel.

@@ -73,8 +73,21 @@ pub struct Products {
 
 /// A [`Combination`] ready to be read.
 pub struct Planes<'a> {
-    views: Vec<View<'a>>,
-    combination: &'a Combination,
+    terms: Vec<Ready<'a>>,
+    /// Where the terms of each channel begin, and their end.
+    starts: Vec<usize>,
+}
+
+/// A [`Term`] with the planes that it names.
+#[derive(Clone, Copy)]
+struct Ready<'a> {
+    /// From the plane of the first image on.
+    data: &'a [f32],
+    /// From the plane of one image to that of the next.
+    image: usize,
+    factor: f32,
+    offset: f32,
+    per_image: Option<&'a [f32]>,
 }
 
 impl Source {
@@ -146,59 +159,100 @@ impl Combination {
         if let Some(tensor) = self.as_tensor() {
             return tensor.clone();
         }
-        let [n, h, w] = self.size;
-        let dims = [n, self.channels.len(), h, w];
+        let dims = self.dims();
         let planes = self.planes();
-        let work = self.channels.iter().map(Vec::len).max().unwrap_or(0).max(1) * h * w;
-        let [y] = fill_planes(dims, [h * w], work, |range, [out]| write(&planes, range, out));
+        let [y] = fill_planes(dims, [dims[2] * dims[3]], self.work(), |range, [out]| write(&planes, range, out));
         into_tensor(y, dims)
+    }
+
+    fn dims(&self) -> [usize; 4] {
+        let [n, h, w] = self.size;
+        [n, self.channels.len(), h, w]
+    }
+
+    /// Elementary steps of a plane.
+    fn work(&self) -> usize {
+        self.channels.iter().map(Vec::len).max().unwrap_or(0).max(1) * self.size[1] * self.size[2]
     }
 
     /// For reading plane by plane.
     pub fn planes(&self) -> Planes<'_> {
-        Planes { views: self.sources.iter().map(|source| View::new(&source.tensor)).collect(), combination: self }
+        let views: Vec<View> = self.sources.iter().map(|source| View::new(&source.tensor)).collect();
+        let count = self.channels.iter().map(Vec::len).sum();
+        let (mut terms, mut starts) = (Vec::with_capacity(count), Vec::with_capacity(self.channels.len() + 1));
+        for channel in &self.channels {
+            starts.push(terms.len());
+            terms.extend(channel.iter().map(|&Term { source, channel, factor, offset }| {
+                let (data, image) = views[source].channel(channel);
+                Ready { data, image, factor, offset, per_image: self.sources[source].per_image.as_deref() }
+            }));
+        }
+        starts.push(terms.len());
+        Planes { terms, starts }
     }
 }
 
-impl Planes<'_> {
+impl<'p> Planes<'p> {
     /// Writes the planes of some channels of one image, `stride` apart.
     pub fn write(&self, image: usize, channels: Range<usize>, pixels: usize, stride: usize, out: &mut [f32]) {
         write_channels(self, image, channels, pixels, stride, out);
     }
 
+    fn channels(&self) -> usize {
+        self.starts.len() - 1
+    }
+
     /// Writes the plane of one channel of one image.
     #[inline(always)]
     fn plane<S: Simd>(&self, image: usize, channel: usize, out: &mut [f32]) {
-        let terms = &self.combination.channels[channel];
-        let of_image = |term: &Term| match &self.combination.sources[term.source].per_image {
-            Some(factors) => factors[image],
-            None => 1.0,
-        };
-        let read = |term: &Term| self.views[term.source].plane(image, term.channel);
-        let factor = |term: &Term| splat::<S>(term.factor * of_image(term));
-        let constant = splat::<S>(terms.iter().map(|term| term.offset * of_image(term)).sum::<f32>());
-        match terms.as_slice() {
+        let terms = &self.terms[self.starts[channel]..self.starts[channel + 1]];
+        // The first few, so that what remains are fours.
+        let (first, rest) = terms.split_at(terms.len().min((terms.len() + 3) % 4 + 1));
+        let constant = splat::<S>(terms.iter().map(|term| term.offset * term.of_image(image)).sum::<f32>());
+        let pixels = out.len();
+        let read = |term: &Ready<'p>| term.plane(image, pixels);
+        let factor = |term: &Ready<'p>| splat::<S>(term.factor * term.of_image(image));
+        match first {
             [] => out.fill(0.0),
             [a] => {
                 let fa = factor(a);
                 map([read(a)], out, |[a]: [Vector<S, f32>; 1]| fa.mul_add(a, constant));
             }
-            [a, b, rest @ ..] => {
+            [a, b] => {
                 let (fa, fb) = (factor(a), factor(b));
                 map([read(a), read(b)], out, |[a, b]: [Vector<S, f32>; 2]| fb.mul_add(b, fa.mul_add(a, constant)));
-                let (fours, ones) = rest.as_chunks::<4>();
-                for four in fours {
-                    let [fa, fb, fc, fd] = four.each_ref().map(factor);
-                    update(four.each_ref().map(read), out, |[a, b, c, d]: [Vector<S, f32>; 4], y| {
-                        y + (fb.mul_add(b, fa * a) + fd.mul_add(d, fc * c))
-                    });
-                }
-                for one in ones {
-                    let f = factor(one);
-                    update([read(one)], out, |[x]: [Vector<S, f32>; 1], y| f.mul_add(x, y));
-                }
+            }
+            [a, b, c] => {
+                let (fa, fb, fc) = (factor(a), factor(b), factor(c));
+                map([read(a), read(b), read(c)], out, |[a, b, c]: [Vector<S, f32>; 3]| {
+                    fc.mul_add(c, fb.mul_add(b, fa.mul_add(a, constant)))
+                });
+            }
+            [a, b, c, d, ..] => {
+                let (fa, fb, fc, fd) = (factor(a), factor(b), factor(c), factor(d));
+                map([read(a), read(b), read(c), read(d)], out, |[a, b, c, d]: [Vector<S, f32>; 4]| {
+                    fb.mul_add(b, fa.mul_add(a, constant)) + fd.mul_add(d, fc * c)
+                });
             }
         }
+        for four in rest.as_chunks::<4>().0 {
+            let [fa, fb, fc, fd] = four.each_ref().map(factor);
+            update(four.each_ref().map(read), out, |[a, b, c, d]: [Vector<S, f32>; 4], y| {
+                y + (fb.mul_add(b, fa * a) + fd.mul_add(d, fc * c))
+            });
+        }
+    }
+}
+
+impl<'a> Ready<'a> {
+    #[inline(always)]
+    fn of_image(&self, image: usize) -> f32 {
+        self.per_image.map_or(1.0, |factors| factors[image])
+    }
+
+    #[inline(always)]
+    fn plane(&self, image: usize, pixels: usize) -> &'a [f32] {
+        &self.data[image * self.image..][..pixels]
     }
 }
 
@@ -206,16 +260,56 @@ impl Planes<'_> {
 pub fn products(g: &FlexTensor, sources: &[FlexTensor], factors: &[Vec<Factor>]) -> Products {
     let g = View::new(g);
     let views: Vec<View> = sources.iter().map(View::new).collect();
-    let [n, c, ..] = g.dims;
-    assert_eq!(c, factors.len(), "a list of factors a channel");
-    // All channels get the width of the longest, so that planes can be shared out evenly.
-    let width = 1 + factors.iter().map(Vec::len).max().unwrap_or(0);
+    let width = width(factors, g.dims[1]);
     let work = width * g.pixels();
-    let [values] = fill_planes(g.dims, [width], work, |planes, [out]| products_of(&views, factors, g, planes, out));
-    Products { values, images: n, of_channel: width, of_image: c * width }
+    let [values] = fill_planes(g.dims, [width], work, |planes, [out]| {
+        products_of(&views, factors, g.walk(planes), out, width);
+    });
+    Products::new(values, g.dims, width)
+}
+
+/// [`Combination::tensor`] and the [`products`] of what it gives, taken while it is in the cache.
+pub fn tensor_and_products(g: &Combination, sources: &[FlexTensor], factors: &[Vec<Factor>]) -> (FlexTensor, Products) {
+    if let Some(g) = g.as_tensor() {
+        return (g.clone(), products(g, sources, factors));
+    }
+    let dims = g.dims();
+    let [_, channels, h, w] = dims;
+    let (planes, pixels) = (g.planes(), h * w);
+    let views: Vec<View> = sources.iter().map(View::new).collect();
+    let width = width(factors, channels);
+    let [values, sums] = fill_planes(dims, [pixels, width], g.work() + width * pixels, |range, [out, sums]| {
+        write(&planes, range.clone(), out);
+        let written = range.zip(out.chunks_exact(pixels)).map(|(i, g)| ([i / channels, i % channels], g));
+        products_of(&views, factors, written, sums, width);
+    });
+    (into_tensor(values, dims), Products::new(sums, dims, width))
+}
+
+/// Floats that the products of a channel take: all channels get those of the longest, so that planes can be shared out evenly.
+fn width(factors: &[Vec<Factor>], channels: usize) -> usize {
+    assert_eq!(channels, factors.len(), "a list of factors a channel");
+    1 + factors.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+/// Products of planes of which the image and channel are given.
+fn products_of<'a>(
+    sources: &[View<'a>],
+    factors: &[Vec<Factor>],
+    g: impl Iterator<Item = ([usize; 2], &'a [f32])>,
+    out: &mut [f32],
+    width: usize,
+) {
+    for (([image, channel], g), out) in g.zip(out.chunks_exact_mut(width)) {
+        products_of_plane(sources, &factors[channel], image, g, out);
+    }
 }
 
 impl Products {
+    fn new(values: Floats, [images, channels, ..]: [usize; 4], width: usize) -> Self {
+        Self { values, images, of_channel: width, of_image: channels * width }
+    }
+
     /// Sum `which` of a channel over all images, each times its factor: 0 is the sum of `g`, i + 1 the product with factor i.
     pub fn total(&self, channel: usize, which: usize, per_image: Option<&Arc<[f32]>>) -> f64 {
         let at = channel * self.of_channel + which;
@@ -229,7 +323,7 @@ impl Products {
 
 #[macerator::with_simd]
 fn write<'a, S: Simd>(combination: &Planes<'a>, range: Range<usize>, out: &mut [f32]) {
-    let channels = combination.combination.channels.len();
+    let channels = combination.channels();
     let pixels = out.len() / range.len();
     for (plane, out) in range.zip(out.chunks_exact_mut(pixels)) {
         combination.plane::<S>(plane / channels, plane % channels, out);
@@ -251,30 +345,18 @@ fn write_channels<'a, S: Simd>(
 }
 
 #[macerator::with_simd]
-fn products_of<'a, S: Simd>(
-    sources: &[View<'a>],
-    factors: &[Vec<Factor>],
-    g: View<'a>,
-    planes: Range<usize>,
-    out: &mut [f32],
-) {
-    let width = out.len() / planes.len();
-    for (([image, channel], g), out) in g.walk(planes).zip(out.chunks_exact_mut(width)) {
-        let factors = &factors[channel];
-        let read = |factor: &Factor| sources[factor.source].plane(image, factor.channel);
-        [out[0]] = sums::<S, 1, 1>([g], |[g]| [g]);
-        let (threes, ones) = factors.as_chunks::<3>();
-        let (out_of_threes, out_of_ones) = out[1..=factors.len()].split_at_mut(3 * threes.len());
-        for (three, out) in threes.iter().zip(out_of_threes.chunks_exact_mut(3)) {
-            let [a, b, c] = three.each_ref().map(read);
-            let [ca, cb, cc] = three.each_ref().map(|factor| splat::<S>(factor.center));
-            out.copy_from_slice(&sums::<S, 4, 3>([g, a, b, c], |[g, a, b, c]| {
-                [g * (a - ca), g * (b - cb), g * (c - cc)]
-            }));
-        }
-        for (one, out) in ones.iter().zip(out_of_ones) {
-            let center = splat::<S>(one.center);
-            [*out] = sums::<S, 2, 1>([g, read(one)], |[g, x]| [g * (x - center)]);
-        }
+fn products_of_plane<'a, S: Simd>(sources: &[View<'a>], factors: &[Factor], image: usize, g: &[f32], out: &mut [f32]) {
+    let read = |factor: &Factor| sources[factor.source].plane(image, factor.channel);
+    [out[0]] = sums::<S, 1, 1>([g], |[g]| [g]);
+    let (threes, ones) = factors.as_chunks::<3>();
+    let (out_of_threes, out_of_ones) = out[1..=factors.len()].split_at_mut(3 * threes.len());
+    for (three, out) in threes.iter().zip(out_of_threes.chunks_exact_mut(3)) {
+        let [a, b, c] = three.each_ref().map(read);
+        let [ca, cb, cc] = three.each_ref().map(|factor| splat::<S>(factor.center));
+        out.copy_from_slice(&sums::<S, 4, 3>([g, a, b, c], |[g, a, b, c]| [g * (a - ca), g * (b - cb), g * (c - cc)]));
+    }
+    for (one, out) in ones.iter().zip(out_of_ones) {
+        let center = splat::<S>(one.center);
+        [*out] = sums::<S, 2, 1>([g, read(one)], |[g, x]| [g * (x - center)]);
     }
 }

@@ -1,11 +1,10 @@
 //! Memory of results and gradients, used again instead of given back to the system.
 //!
-//! Gives buffers of floats with anything in them, and wraps filled ones for burn so that they return here when the last
-//! tensor on them is dropped. A training step allocates and frees the same sizes thousands of times; fresh memory costs a
-//! page fault every 4 KiB, which for a batch normalisation is four times the arithmetic. Small buffers are left to the
-//! allocator.
+//! Gives buffers of floats with anything in them, from an [arena](super::arena), and wraps filled ones for burn so that they
+//! return there when the last tensor on them is dropped. A training step allocates and frees the same sizes thousands of
+//! times; fresh memory costs a page fault every 4 KiB, which for a batch normalisation is four times the arithmetic. Small
+//! buffers are left to the allocator.
 use std::{
-    collections::HashMap,
     mem::MaybeUninit,
     ops::{Deref, DerefMut},
     sync::{
@@ -17,13 +16,12 @@ use std::{
 use burn::tensor::Bytes;
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty};
 
+use super::arena::{Arena, Block};
+
 /// Floats from which a buffer is worth keeping: several pages.
 const WORTHWHILE: usize = 1 << 12;
 
-/// Floats that may be kept beyond the most that were in use at once.
-const IDLE: usize = 1 << 22;
-
-static MEMORY: LazyLock<Mutex<Memory>> = LazyLock::new(Mutex::default);
+static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(Mutex::default);
 
 /// Counts buffers, to deal out places.
 static BUFFERS: AtomicUsize = AtomicUsize::new(0);
@@ -42,27 +40,18 @@ const SLACK: usize = ALIGNMENT / size_of::<f32>() + PLACES * PLACE;
 /// A buffer of floats that starts at a cache line, and returns to the idle ones when dropped.
 #[derive(Debug)]
 pub struct Floats {
-    all: Vec<f32>,
+    all: Source,
     start: usize,
     len: usize,
 }
 
-/// Idle buffers by length.
-#[derive(Default)]
-struct Memory {
-    idle: HashMap<usize, Shelf>,
-    idle_floats: usize,
-    used_floats: usize,
-    /// The most that were in use at once, of late.
-    most_used: usize,
-    clock: u64,
-}
-
-/// The idle buffers of one length and when one was last asked for.
-#[derive(Default)]
-struct Shelf {
-    buffers: Vec<Vec<f32>>,
-    asked: u64,
+/// Where a buffer comes from.
+#[derive(Debug)]
+enum Source {
+    /// The allocator.
+    Own(Vec<f32>),
+    /// The arena; there until the buffer is dropped.
+    Kept(Option<Block>),
 }
 
 /// A buffer that burn holds.
@@ -72,11 +61,12 @@ impl Floats {
     /// `len` floats; what is in them is left over from earlier use.
     pub fn new(len: usize) -> Self {
         let kept = len >= WORTHWHILE;
-        let found = if kept { memory().take(len) } else { None };
-        let slack = if kept { SLACK } else { ALIGNMENT / size_of::<f32>() };
-        let all = found.unwrap_or_else(|| vec![0.0; len + slack]);
+        let all = match kept {
+            true => Source::Kept(Some(arena().take(len + SLACK))),
+            false => Source::Own(vec![0.0; len + ALIGNMENT / size_of::<f32>()]),
+        };
         let place = if kept { BUFFERS.fetch_add(1, Ordering::Relaxed) % PLACES } else { 0 };
-        let start = (all.as_ptr().align_offset(ALIGNMENT) + place * PLACE).min(all.len() - len);
+        let start = (all.floats().as_ptr().align_offset(ALIGNMENT) + place * PLACE).min(all.floats().len() - len);
         let mut floats = Self { all, start, len };
         if cfg!(test) {
             // Under test no kernel may live on what an earlier one left.
@@ -104,20 +94,38 @@ impl Deref for Floats {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.all[self.start..self.start + self.len]
+        &self.all.floats()[self.start..self.start + self.len]
     }
 }
 
 impl DerefMut for Floats {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.all[self.start..self.start + self.len]
+        &mut self.all.floats_mut()[self.start..self.start + self.len]
     }
 }
 
 impl Drop for Floats {
     fn drop(&mut self) {
-        if self.len >= WORTHWHILE {
-            memory().give_back(self.len, std::mem::take(&mut self.all));
+        if let Source::Kept(block) = &mut self.all
+            && let Some(block) = block.take()
+        {
+            arena().give_back(block);
+        }
+    }
+}
+
+impl Source {
+    fn floats(&self) -> &[f32] {
+        match self {
+            Self::Own(floats) => floats,
+            Self::Kept(block) => block.as_ref().map_or(&[], Block::floats),
+        }
+    }
+
+    fn floats_mut(&mut self) -> &mut [f32] {
+        match self {
+            Self::Own(floats) => floats,
+            Self::Kept(block) => block.as_mut().map_or(&mut [], Block::floats_mut),
         }
     }
 }
@@ -131,43 +139,8 @@ impl FromIterator<f32> for Floats {
     }
 }
 
-fn memory() -> MutexGuard<'static, Memory> {
-    MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Memory {
-    fn take(&mut self, len: usize) -> Option<Vec<f32>> {
-        self.clock += 1;
-        self.used_floats += len;
-        self.most_used = self.most_used.max(self.used_floats);
-        let shelf = self.idle.entry(len).or_default();
-        shelf.asked = self.clock;
-        let found = shelf.buffers.pop();
-        match found {
-            Some(_) => self.idle_floats -= len,
-            None => self.clear_up(),
-        }
-        found
-    }
-
-    fn give_back(&mut self, len: usize, buffer: Vec<f32>) {
-        self.used_floats = self.used_floats.saturating_sub(len);
-        self.idle_floats += len;
-        self.idle.entry(len).or_default().buffers.push(buffer);
-    }
-
-    /// Before new memory is made, gives up old sizes beyond the most that was ever needed: a change of batch size must not
-    /// double the memory. What a step used is otherwise kept for the next one, which asks for the same sizes again.
-    fn clear_up(&mut self) {
-        while self.idle_floats > 0 && self.idle_floats + self.used_floats > IDLE + self.most_used {
-            let shelves = self.idle.iter_mut().filter(|(_, shelf)| !shelf.buffers.is_empty());
-            let Some((len, shelf)) = shelves.min_by_key(|(_, shelf)| shelf.asked) else {
-                return;
-            };
-            self.idle_floats -= len;
-            shelf.buffers.pop();
-        }
-    }
+fn arena() -> MutexGuard<'static, Arena> {
+    ARENA.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AllocationController for Held {
@@ -198,33 +171,6 @@ impl AllocationController for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_dropped_buffer_is_used_again() {
-        let mut memory = Memory::default();
-        assert!(memory.take(100).is_none());
-        memory.give_back(100, Vec::new());
-        assert_eq!((memory.idle_floats, memory.used_floats), (100, 0));
-        assert!(memory.take(100).is_some());
-        assert_eq!((memory.idle_floats, memory.used_floats), (0, 100));
-    }
-
-    #[test]
-    fn sizes_no_longer_asked_for_are_given_up() {
-        let mut memory = Memory::default();
-        let len = IDLE;
-        for _ in 0..6 {
-            memory.take(len);
-        }
-        for _ in 0..6 {
-            memory.give_back(len, Vec::new());
-        }
-        for _ in 0..3 {
-            memory.take(len + 1);
-        }
-        assert!(memory.idle_floats + memory.used_floats <= IDLE + memory.most_used);
-        assert_eq!(memory.idle[&len].buffers.len(), 3);
-    }
 
     #[test]
     fn buffers_start_at_a_cache_line() {

@@ -3,6 +3,7 @@
 //! Takes and gives CPU tensors (f32); routes each operation to its kernel: [`conv`] every convolution, [`norm`] batch
 //! normalisation, [`max_pool`] and [`avg_pool`], [`pixels`] the rest. [`buffer`], [`memory`] and [`simd`] are what they stand
 //! on. The few shapes the kernels are not made for go to the portable bodies.
+mod arena;
 mod avg_pool;
 pub mod buffer;
 pub mod combine;
@@ -14,6 +15,7 @@ mod pixels;
 pub mod planes;
 pub mod separable;
 mod simd;
+pub mod team;
 
 use burn::backend::{Flex, flex::FlexTensor};
 
@@ -53,6 +55,25 @@ pub fn convolve_rectified_grads(
     let read = pixels::relu(x);
     let grads = portable::convolve_grads::<Flex>(read.clone(), w, g, window, groups, wanted);
     Grads { x: grads.x.map(|dx| pixels::relu_grad(read, dx)), ..grads }
+}
+
+/// Gradients of a convolution of single pixels, behind a ReLU or not, from a gradient that is read as it is needed.
+pub fn convolve_gradient_grads(
+    x: FlexTensor,
+    w: FlexTensor,
+    g: &combine::Combination,
+    relu: bool,
+    wanted: Wanted,
+) -> Grads<Flex> {
+    let window = Window::square(1, 1, 0, 1);
+    if conv::suits(&x, &w, window) {
+        let [x, w] = conv::backward_of(x, w, g, relu, [wanted.x, wanted.w]);
+        return Grads { x, w, bias: None };
+    }
+    match relu {
+        true => convolve_rectified_grads(x, w, g.tensor(), window, 1, wanted),
+        false => Flex::convolve_grads(x, w, g.tensor(), window, 1, wanted),
+    }
 }
 
 impl KernelOps for Flex {

@@ -2,7 +2,7 @@
 //!
 //! The kernels are generic over [`Simd`]; `#[macerator::with_simd]` picks AVX-512, AVX2, SSE4.2, NEON or plain code when the
 //! program runs, because it is built without the flags of one machine.
-use macerator::{Scalar, Simd, Vector};
+use macerator::{Arch, Scalar, Simd, Vector, WithSimd};
 
 /// The widest vector of any supported machine, in floats.
 pub const MAX_LANES: usize = 16;
@@ -11,6 +11,41 @@ pub const MAX_LANES: usize = 16;
 #[macerator::with_simd]
 pub fn lanes<S: Simd>() -> usize {
     f32::lanes::<S>()
+}
+
+/// Floats of the vectors that suit rows of `width`: half of the widest where a row fills no more than
+/// that and a whole one would be partly empty.
+pub fn lanes_for(width: usize) -> usize {
+    let lanes = lanes();
+    if lanes == MAX_LANES && has_halves() && (lanes / 2..lanes).contains(&width) { lanes / 2 } else { lanes }
+}
+
+/// Carries `work` out with vectors of `lanes` floats, which come from [`lanes`] or [`lanes_for`].
+pub fn with_lanes<W: WithSimd>(lanes: usize, work: W) -> W::Output {
+    // SAFETY: `arch` gives what was detected, or `Arch::V3` where `has_halves` has found all that this one needs.
+    unsafe { arch(lanes).dispatch(work) }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn arch(wanted: usize) -> Arch {
+    if wanted < lanes() && has_halves() { Arch::V3 } else { Arch::detect() }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn arch(_: usize) -> Arch {
+    Arch::detect()
+}
+
+/// Whether the machine has all that [`Arch::V3`] is compiled for.
+#[cfg(target_arch = "x86_64")]
+fn has_halves() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx2") && has!("fma") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("f16c") && has!("popcnt")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_halves() -> bool {
+    false
 }
 
 #[inline(always)]

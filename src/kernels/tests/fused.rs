@@ -8,10 +8,11 @@ use super::{
     super::{
         Window,
         cpu::{
-            combine::{Combination, Factor, Source, products},
-            norm, planes,
+            combine::{Combination, Factor, Source, products, tensor_and_products},
+            convolve_gradient_grads, convolve_rectified_grads, norm, planes,
             separable::{self, Lines, Unit, UnitWeights, channels_read},
         },
+        ops::{KernelGrads, Wanted},
     },
     assert_close, central_difference, random,
     reference::{self, Image},
@@ -144,6 +145,33 @@ fn check_separable(dims: [usize; 4], window: Window, normalised: bool) {
 }
 
 #[test]
+fn a_convolution_of_pixels_reads_its_gradient_as_if_it_were_written() {
+    for ([n, ins, h, w], outs) in [([3, 5, 5, 5], 7), ([1, 16, 8, 8], 16), ([2, 13, 3, 3], 9), ([33, 64, 16, 16], 32)] {
+        let [x, weight] = [random([n, ins, h, w], 1), random([outs, ins, 1, 1], 2)].map(|image| primitive(&image));
+        let parts: Vec<FlexTensor> = (3..5).map(|seed| primitive(&random([n, outs, h, w], seed))).collect();
+        let mut sum = Combination::zeros([n, h, w], outs);
+        for (i, part) in parts.into_iter().enumerate() {
+            let channels = (0..outs).map(|c| (c, (c + i) % outs, 0.5 + c as f32, i as f32));
+            sum.add(Source::new(part), channels);
+        }
+        for relu in [false, true] {
+            let wanted = Wanted { x: true, w: true, bias: false };
+            let window = Window::square(1, 1, 0, 1);
+            let got = convolve_gradient_grads(x.clone(), weight.clone(), &sum, relu, wanted);
+            let want = match relu {
+                true => convolve_rectified_grads(x.clone(), weight.clone(), sum.tensor(), window, 1, wanted),
+                false => Flex::convolve_grads(x.clone(), weight.clone(), sum.tensor(), window, 1, wanted),
+            };
+            for (got, want) in [(got.x, want.x), (got.w, want.w)] {
+                let [got, want] = [got, want].map(|grad| numbers(grad.expect("wanted")));
+                assert_close(&format!("{ins} to {outs}, {h}x{w}, relu {relu}"), &got, &want);
+            }
+            assert!(got.bias.is_none());
+        }
+    }
+}
+
+#[test]
 fn combinations_and_products_agree_with_their_definition() {
     for [n, c, h, w] in [[2, 4, 5, 7], [3, 2, 8, 8], [1, 3, 1, 1], [17, 2, 20, 20]] {
         let images: Vec<Image> = (0..3).map(|i| random([n, c, h, w], i)).collect();
@@ -171,6 +199,16 @@ fn combinations_and_products_agree_with_their_definition() {
         let factor = |source, channel| Factor { source, channel, center: 0.125 };
         let of_channel = |channel: usize| (0..5).map(|k| factor(k % 2, (channel + k) % c)).collect();
         let factors: Vec<Vec<Factor>> = (0..c).map(of_channel).collect();
+        let with_none: Vec<Vec<Factor>> = factors.iter().cloned().chain([Vec::new()]).collect();
+        let (written, beside) = tensor_and_products(&sum, &sources, &with_none);
+        assert_eq!(numbers(written), numbers(sum.tensor()));
+        let afterwards = products(&sum.tensor(), &sources, &with_none);
+        for (channel, factors) in with_none.iter().enumerate() {
+            for which in 0..=factors.len() {
+                let [beside, afterwards] = [&beside, &afterwards].map(|all| all.total(channel, which, Some(&mask)));
+                assert_eq!(beside, afterwards, "channel {channel}, product {which}");
+            }
+        }
         let products = products(&primitive(&images[0]), &sources, &factors);
         for (channel, factors) in factors.iter().enumerate() {
             for which in 0..6 {

@@ -123,7 +123,7 @@ impl<'a> Constants<'a> {
     fn source(&self, view: &View<'a>, name: &str) -> Result<&TensorProto, OnnxError> {
         let tensor = &self.sources[self.place(view, name)?];
         if tensor.data_location == 1 || !tensor.external_data.is_empty() {
-            return Err(fail(name, "its contents are in another file; save the model as one file, weights inside"));
+            return Err(fail(name, "its contents are in another file, which this reading of bytes does not open"));
         }
         Ok(tensor)
     }

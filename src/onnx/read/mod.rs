@@ -15,6 +15,7 @@
 //! are counted, subgraphs are never entered.
 
 mod constant;
+mod external;
 mod file;
 mod linear;
 mod operator;
@@ -26,6 +27,7 @@ mod window;
 use std::collections::{HashMap, HashSet};
 
 use self::constant::Constants;
+pub use self::external::ExternalFiles;
 use self::parameter::Parameters;
 use self::view::View;
 use super::OnnxError;
@@ -45,18 +47,35 @@ const MAX_ELEMENTS: usize = i32::MAX as usize;
 /// # Errors
 /// The file is no whole ONNX model, or uses something outside of the supported operators; the message names the place.
 pub fn read(bytes: &[u8], name: &str) -> Result<Model, OnnxError> {
-    let file = file::decode(bytes, name)?;
-    let opset = file::opset(&file, name)?;
+    model(&file::decode(bytes, name)?, bytes.len(), name)
+}
+
+/// As [`read`], for a model whose weights may lie in files beside it: `files` gives the contents of one by its location,
+/// which is relative to the model's folder and does not lead out of it.
+///
+/// # Errors
+/// As [`read`]; a file that `files` cannot give, or that is too short.
+pub fn read_with_files(bytes: &[u8], name: &str, files: ExternalFiles) -> Result<Model, OnnxError> {
+    let mut file = file::decode(bytes, name)?;
+    external::embed(&mut file, files)?;
+    let weights: usize =
+        file.graph.iter().flat_map(|g| &g.initializer).filter_map(|t| Some(t.raw_data.as_ref()?.len())).sum();
+    model(&file, bytes.len().max(weights), name)
+}
+
+/// `size`: the bytes that the model and its weights take in files.
+fn model(file: &ModelProto, size: usize, name: &str) -> Result<Model, OnnxError> {
+    let opset = file::opset(file, name)?;
     let graph = file.graph.as_ref().ok_or_else(|| file::error(name, "the file has no graph"))?;
 
-    let mut reader = Reader::new(graph, opset, bytes.len())?;
+    let mut reader = Reader::new(graph, opset, size)?;
     reader.inputs(graph)?;
     reader.nodes()?;
     reader.outputs(graph)?;
     if graph.output.is_empty() || reader.values.is_empty() {
         return Err(file::error(name, "the graph must have an input that is no constant, and an output"));
     }
-    reader.finish(name, graph, &file)
+    reader.finish(name, graph, file)
 }
 
 /// A model under construction.

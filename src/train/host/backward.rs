@@ -6,22 +6,26 @@ use burn::backend::{Flex, flex::FlexTensor};
 use super::{
     Gradients, Tape,
     gradient::{Gradient, ThroughNorm},
-    record::{Conv, Mix, Part, Read, Record, Separable},
+    record::{Mix, Part, Read, Record, Separable},
     value::dims,
 };
 use crate::ir::{ParamId, ValueId};
 use crate::kernels::{
     cpu::{
-        combine::{Combination, Factor, Products, Source, products},
-        convolve_rectified_grads, planes, separable,
+        combine::{Combination, Factor, Products, Source, tensor_and_products},
+        planes, separable, with_team,
     },
-    ops::{KernelGrads, Wanted},
+    ops::KernelGrads,
 };
 
 impl Tape {
     /// From the gradients of the outputs, `[N, classes, 1, 1]`, those of parameters and inputs. Gives up each part of the tape
     /// as soon as it is used.
     pub fn backward(self, outputs: Vec<FlexTensor>) -> Gradients {
+        with_team(|| self.walk(outputs))
+    }
+
+    fn walk(self, outputs: Vec<FlexTensor>) -> Gradients {
         let mut back = Back {
             images: (0..self.values).map(|_| None).collect(),
             flat: HashMap::new(),
@@ -33,8 +37,9 @@ impl Tape {
         }
         for step in self.records.into_iter().rev() {
             // What no output depends on has no gradient.
-            if let Some(gradient) = back.images[step.output.index()].take() {
-                back.step(step.record, gradient);
+            let gradient = back.take(step.output).or_else(|| back.beside_others(&step.record));
+            if let Some(gradient) = gradient {
+                back.step(step.output, step.record, gradient);
             }
         }
         let flat = |(id, len): &(ValueId, usize)| {
@@ -47,17 +52,19 @@ impl Tape {
     }
 }
 
-struct Back {
+pub struct Back {
     images: Vec<Option<Gradient>>,
     flat: HashMap<ValueId, Vec<f64>>,
     params: Vec<Option<FlexTensor>>,
-    weights: bool,
+    pub weights: bool,
 }
 
 impl Back {
-    fn step(&mut self, record: Record, gradient: Gradient) {
+    fn step(&mut self, output: ValueId, record: Record, gradient: Gradient) {
         match record {
-            Record::Conv(conv) => self.conv(conv, gradient.sum.tensor()),
+            Record::Conv(conv) => self.conv(conv, gradient.sum),
+            // Written out until the convolution that made it comes: what it is the sum of is let go.
+            Record::Made => self.give(output, gradient.sum.tensor()),
             Record::Norm { x, of, ids } => {
                 let ThroughNorm { sum, scale, shift } = gradient.through(&of.z, &of.norm);
                 self.norm(ids, &scale, &shift);
@@ -77,7 +84,7 @@ impl Back {
             Record::Crop { x, border } => self.give(x, planes::pad(gradient.sum.tensor(), border, 0.0)),
             Record::Channels { x, dims, start } => self.give_all(x, dims, &gradient.sum, start),
             Record::Separable(units) => self.separable(units, gradient),
-            Record::Mix(mix) => self.mix(mix, gradient.sum.tensor()),
+            Record::Mix(mix) => self.mix(mix, &gradient.sum),
         }
     }
 
@@ -85,7 +92,15 @@ impl Back {
         self.images[x.index()].get_or_insert_with(|| Gradient::zeros([n, h, w], c))
     }
 
-    fn give(&mut self, x: ValueId, g: FlexTensor) {
+    pub fn peek(&self, x: ValueId) -> Option<&Gradient> {
+        self.images[x.index()].as_ref()
+    }
+
+    pub fn take(&mut self, x: ValueId) -> Option<Gradient> {
+        self.images[x.index()].take()
+    }
+
+    pub fn give(&mut self, x: ValueId, g: FlexTensor) {
         let dims = dims(&g);
         self.gradient(x, dims).add(Source::new(g), (0..dims[1]).map(|c| (c, c, 1.0)));
     }
@@ -94,7 +109,7 @@ impl Back {
         self.gradient(x, dims).add_all(g, start);
     }
 
-    fn param(&mut self, id: ParamId, g: FlexTensor) {
+    pub fn param(&mut self, id: ParamId, g: FlexTensor) {
         let count = g.layout().num_elements();
         let g = g.to_contiguous().reshape(burn::tensor::Shape::new([count]));
         let slot = &mut self.params[id.index()];
@@ -109,28 +124,6 @@ impl Back {
             if let (true, Some(id)) = (self.weights, id) {
                 self.param(id, planes::tensor(values.to_vec(), [values.len()]));
             }
-        }
-    }
-
-    fn conv(&mut self, conv: Conv, g: FlexTensor) {
-        let Conv { x, read, weight, ids: [weight_id, bias_id], window, groups, relu_in, rectified, wanted_x } = conv;
-        let g = match rectified {
-            Some(y) => Flex::rectify_grad(y, g),
-            None => g,
-        };
-        let wanted =
-            Wanted { x: wanted_x, w: self.weights && weight_id.is_some(), bias: self.weights && bias_id.is_some() };
-        let grads = match relu_in {
-            true => convolve_rectified_grads(read, weight, g, window, groups, wanted),
-            false => Flex::convolve_grads(read, weight, g, window, groups, wanted),
-        };
-        for (id, grad) in [(weight_id, grads.w), (bias_id, grads.bias)] {
-            if let Some((id, grad)) = id.zip(grad) {
-                self.param(id, grad);
-            }
-        }
-        if let Some(dx) = grads.x {
-            self.give(x, dx);
         }
     }
 
@@ -161,8 +154,8 @@ impl Back {
         }
     }
 
-    fn mix(&mut self, mix: Mix, g: FlexTensor) {
-        let (products, places) = products_of(&mix, &g);
+    fn mix(&mut self, mix: Mix, g: &Combination) {
+        let (g, products, places) = written_with_products(&mix, g);
         for (part, places) in mix.terms.iter().zip(places) {
             if let Read::Normal(_) | Read::Dense(_) = part.read {
                 self.weights_of(part, &places, &products);
@@ -214,10 +207,9 @@ impl Back {
     }
 }
 
-/// Products of the gradient with all that was read and kept, and for each term and channel where its product is.
-fn products_of(mix: &Mix, g: &FlexTensor) -> (Products, Vec<Vec<[usize; 2]>>) {
-    let [_, channels, ..] = dims(g);
-    let mut factors: Vec<Vec<Factor>> = vec![Vec::new(); channels];
+/// The gradient written out, its products with all that was read and kept, and for each term and channel where its product is.
+fn written_with_products(mix: &Mix, g: &Combination) -> (FlexTensor, Products, Vec<Vec<[usize; 2]>>) {
+    let mut factors: Vec<Vec<Factor>> = vec![Vec::new(); g.channels.len()];
     let mut sources = Vec::new();
     let mut places = Vec::with_capacity(mix.terms.len());
     for part in &mix.terms {
@@ -238,5 +230,6 @@ fn products_of(mix: &Mix, g: &FlexTensor) -> (Products, Vec<Vec<[usize; 2]>>) {
         };
         places.push((0..part.len).map(place).collect());
     }
-    (products(g, &sources, &factors), places)
+    let (g, products) = tensor_and_products(g, &sources, &factors);
+    (g, products, places)
 }

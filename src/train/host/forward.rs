@@ -6,17 +6,18 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     Done, Input, Mask, Pass, Statistics, Step, Tape,
-    graph::{last_uses, lazily_read, plain_terms},
+    convolve::Layer,
+    graph::{Member, last_uses, lazily_read, made_together, plain_terms},
     normalise::NormLayer,
-    record::{Conv, Mix, Part, Read, Record, Separable},
+    record::{Mix, Part, Read, Record, Separable},
     unsupported,
     value::{Norm, Normal, Value, dims},
 };
 use crate::ir::{self, MixTerm, Node, Op, ParamId, ValueId};
 use crate::kernels::{
     self,
-    cpu::{combine::Combination, combine::Source, convolve_rectified, norm, planes, readable, separable, vector},
-    ops::{KernelGrads, KernelOps, Operands},
+    cpu::{combine::Combination, combine::Source, norm, planes, readable, separable, vector, with_team},
+    ops::{KernelGrads, KernelOps},
 };
 use crate::train::TrainError;
 use crate::train::drop_path::keep_mask;
@@ -27,12 +28,17 @@ use crate::train::module::kernel_window;
 /// # Errors
 /// When an input or a window has a form that the kernels do not have.
 pub fn forward(pass: &Pass, inputs: Vec<Input>, rng: &mut ChaCha8Rng) -> Result<Done, TrainError> {
+    with_team(|| walk(pass, inputs, rng))
+}
+
+fn walk(pass: &Pass, inputs: Vec<Input>, rng: &mut ChaCha8Rng) -> Result<Done, TrainError> {
     let graph = pass.graph;
     let mut walk = Walk {
         pass,
         values: vec![None; graph.values.len()],
         needs: vec![false; graph.values.len()],
         last_use: last_uses(graph),
+        together: made_together(graph),
         lazy: lazily_read(graph),
         records: Vec::new(),
         statistics: Vec::new(),
@@ -47,7 +53,7 @@ pub fn forward(pass: &Pass, inputs: Vec<Input>, rng: &mut ChaCha8Rng) -> Result<
         walk.needs[id.index()] = *wanted;
     }
     for (i, node) in graph.nodes.iter().enumerate() {
-        walk.node(node)?;
+        walk.node(i, node)?;
         node.inputs.iter().filter(|v| walk.last_use[v.index()] == i).for_each(|v| walk.values[v.index()] = None);
     }
     let outputs: Vec<ValueId> = graph.outputs.iter().map(|output| output.value).collect();
@@ -76,6 +82,8 @@ pub struct Walk<'a> {
     /// Which values want a gradient.
     needs: Vec<bool>,
     last_use: Vec<usize>,
+    /// The convolutions that each one makes.
+    together: Vec<Vec<Member>>,
     /// Which values are read only by nodes that apply a normalisation themselves.
     pub lazy: Vec<bool>,
     records: Vec<Step>,
@@ -86,23 +94,30 @@ pub struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn node(&mut self, node: &Node) -> Result<(), TrainError> {
+    fn node(&mut self, i: usize, node: &Node) -> Result<(), TrainError> {
         let x = node.inputs[0];
         let mut needs = node.inputs.iter().any(|v| self.needs[v.index()]);
         let trainable = |id: ParamId| self.pass.graph.param(id).role.is_trainable();
         needs |= self.pass.weights && node.op.params().into_iter().any(trainable);
         let (value, record) = match &node.op {
             Op::Conv { weight, bias, window, groups, relu_in, relu_out } => {
-                let window = kernel_window(window, node)?;
-                let shape = &self.pass.graph.param(*weight).shape;
-                let shape = [shape[0], shape[1], shape[2], shape[3]];
-                self.conv(node, [Some(*weight), *bias], shape, window, *groups, [*relu_in, *relu_out])?
+                let members = std::mem::take(&mut self.together[i]);
+                if members.is_empty() {
+                    (self.value(node.output, node)?.clone(), Record::Made)
+                } else {
+                    let shape = &self.pass.graph.param(*weight).shape;
+                    let filter = [shape[1], shape[2], shape[3]];
+                    let window = kernel_window(window, node)?;
+                    let relu = [*relu_in, *relu_out];
+                    self.conv(node, members, &Layer { bias: *bias, filter, window, groups: *groups, relu })?
+                }
             }
             Op::Linear { weight, bias } => {
                 let shape = &self.pass.graph.param(*weight).shape;
-                let shape = [shape[0], shape[1], 1, 1];
-                let pixel = kernels::Window::square(1, 1, 0, 1);
-                self.conv(node, [Some(*weight), *bias], shape, pixel, 1, [false, false])?
+                let filter = [shape[1], 1, 1];
+                let window = kernels::Window::square(1, 1, 0, 1);
+                let members = vec![Member { output: node.output, weight: *weight, outs: shape[0] }];
+                self.conv(node, members, &Layer { bias: *bias, filter, window, groups: 1, relu: [false, false] })?
             }
             &Op::BatchNorm { scale, shift, mean, var, epsilon } => {
                 let z = self.dense(x, node)?;
@@ -179,17 +194,25 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn value(&self, id: ValueId, node: &Node) -> Result<&Value, TrainError> {
+    pub fn value(&self, id: ValueId, node: &Node) -> Result<&Value, TrainError> {
         let why = || format!("the input `{}` was not given", self.pass.graph.value(id).name);
         self.values[id.index()].as_ref().ok_or_else(|| unsupported(&node.name, &why()))
     }
 
-    fn dense(&self, id: ValueId, node: &Node) -> Result<FlexTensor, TrainError> {
+    pub fn dense(&self, id: ValueId, node: &Node) -> Result<FlexTensor, TrainError> {
         match self.value(id, node)? {
             Value::Dense(x) => Ok(x.clone()),
             Value::Normal(normal) => Ok(normal.tensor()),
             Value::Flat(_) => Err(unsupported(&node.name, "the input must be [N, C, H, W]")),
         }
+    }
+
+    pub fn set(&mut self, id: ValueId, value: Value) {
+        self.values[id.index()] = Some(value);
+    }
+
+    pub fn needs(&self, id: ValueId) -> bool {
+        self.needs[id.index()]
     }
 
     fn flat(&self, id: ValueId, node: &Node) -> Result<&Arc<Vec<f32>>, TrainError> {
@@ -201,33 +224,6 @@ impl Walk<'_> {
 
     pub fn contents(&self, id: ParamId) -> Vec<f32> {
         vector(&self.pass.params[id.index()])
-    }
-
-    fn conv(
-        &self,
-        node: &Node,
-        ids: [Option<ParamId>; 2],
-        shape: [usize; 4],
-        window: kernels::Window,
-        groups: usize,
-        [relu_in, relu_out]: [bool; 2],
-    ) -> Result<(Value, Record), TrainError> {
-        let x = node.inputs[0];
-        let read = self.dense(x, node)?;
-        let param = |id: ParamId| self.pass.params[id.index()].clone();
-        let weight = ids[0].map(param).ok_or_else(|| unsupported(&node.name, "it has no weights"))?;
-        let weight = planes::reshape(weight, shape);
-        let bias = Operands(ids[1].map(param).into_iter().collect());
-        let mut y = match relu_in {
-            true => convolve_rectified(read.clone(), weight.clone(), bias, window, groups),
-            false => Flex::convolve(read.clone(), weight.clone(), bias, window, groups),
-        };
-        if relu_out {
-            y = Flex::rectify(y);
-        }
-        let rectified = relu_out.then(|| y.clone());
-        let wanted_x = self.needs[x.index()];
-        Ok((Value::Dense(y), Record::Conv(Conv { x, read, weight, ids, window, groups, relu_in, rectified, wanted_x })))
     }
 
     /// Turns ceil mode into a border behind the image, where a last window is only partly covered.

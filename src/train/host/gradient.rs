@@ -2,7 +2,7 @@
 use burn::backend::flex::FlexTensor;
 
 use super::value::Norm;
-use crate::kernels::cpu::combine::{Combination, Factor, Source, products};
+use crate::kernels::cpu::combine::{Combination, Factor, Source, products, tensor_and_products};
 
 /// The gradient of one value, as far as its readers have given it.
 pub struct Gradient {
@@ -61,8 +61,14 @@ impl Gradient {
     pub fn through(mut self, z: &FlexTensor, norm: &Norm) -> ThroughNorm {
         if self.counted.len() > 1 && self.counted.iter().all(|counted| !counted) {
             // One product instead of one for each source.
-            self.sum = Combination::whole(self.sum.tensor());
-            self.counted = vec![false];
+            let factor = |channel| vec![Factor { source: 0, channel, center: norm.mean[channel] }];
+            let factors: Vec<Vec<Factor>> = (0..self.sum.channels.len()).map(factor).collect();
+            let (sum, products) = tensor_and_products(&self.sum, std::slice::from_ref(z), &factors);
+            for (channel, totals) in self.totals.iter_mut().enumerate() {
+                totals.iter_mut().enumerate().for_each(|(i, total)| *total += products.total(channel, i, None));
+            }
+            self.sum = Combination::whole(sum);
+            self.counted = vec![true];
         }
         self.count(z, norm);
         let [n, h, w] = self.sum.size;

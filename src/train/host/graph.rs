@@ -1,6 +1,9 @@
-//! What the walk has to know of the graph: sums of channels as terms, last readers, and who can read a value lazily.
+//! What the walk has to know of the graph: sums of channels as terms, last readers, who can read a value lazily, and which
+//! convolutions are made together.
+use std::collections::HashMap;
+
 use super::unsupported;
-use crate::ir::{Graph, MixTerm, Node, Op, ValueId};
+use crate::ir::{Graph, MixTerm, Node, Op, ParamId, ValueId};
 use crate::train::TrainError;
 
 /// The terms of a node that no pass has made into a sum of channels.
@@ -56,6 +59,33 @@ pub fn plain_terms(graph: &Graph, node: &Node) -> Result<(usize, Vec<MixTerm>), 
     Ok((total, terms))
 }
 
+/// One of several convolutions that are made together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its result.
+    pub output: ValueId,
+    /// Its weights.
+    pub weight: ParamId,
+    /// Channels of its result.
+    pub outs: usize,
+}
+
+/// For each convolution itself and the later ones that can be made with it: those that read the same value through the same
+/// window. Empty for one that an earlier one makes, and for other nodes.
+pub fn made_together(graph: &Graph) -> Vec<Vec<Member>> {
+    let mut all: Vec<Vec<Member>> = vec![Vec::new(); graph.nodes.len()];
+    let mut known: HashMap<_, usize> = HashMap::new();
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let &Op::Conv { weight, bias, ref window, groups, relu_in, relu_out } = &node.op else { continue };
+        let shape = &graph.param(weight).shape;
+        let member = Member { output: node.output, weight, outs: shape[0] };
+        let alike = (node.inputs[0], window, shape[1], relu_in);
+        let first = if (bias, groups, relu_out) == (None, 1, false) { *known.entry(alike).or_insert(i) } else { i };
+        all[first].push(member);
+    }
+    all
+}
+
 /// For each value the last node that reads it; none for outputs.
 pub fn last_uses(graph: &Graph) -> Vec<usize> {
     let mut last = vec![usize::MAX; graph.values.len()];
@@ -77,4 +107,41 @@ pub fn lazily_read(graph: &Graph) -> Vec<bool> {
     }
     graph.outputs.iter().for_each(|output| lazy[output.value.index()] = false);
     lazy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Builder, Init, Role, Shape, Window};
+
+    #[test]
+    fn convolutions_of_one_value_through_one_window_are_made_together() {
+        let mut b = Builder::new("test");
+        let x = b.input("input", Shape::image(6, 8, 8));
+        let mut conv = |name: &str, from: ValueId, outs: usize, kernel: usize, groups: usize| {
+            let shape = [outs, 6 / groups, kernel, kernel];
+            let weight = b.param(format!("{name}.weight"), None, &shape, Role::Weight, Init::Constant(1.0));
+            b.node(name, Op::conv(weight, None, Window::valid(kernel, 1), groups), &[from]).unwrap()
+        };
+        let first = conv("first", x, 4, 1, 1);
+        let other_window = conv("other_window", x, 4, 3, 1);
+        let grouped = conv("grouped", x, 6, 1, 2);
+        let second = conv("second", x, 6, 1, 1);
+        let other_value = conv("other_value", second, 4, 1, 1);
+        let again = conv("again", x, 5, 3, 1);
+        let graph = b.finish();
+        let outputs: Vec<Vec<(ValueId, usize)>> = made_together(&graph)
+            .into_iter()
+            .map(|members| members.into_iter().map(|member| (member.output, member.outs)).collect())
+            .collect();
+        let want = [
+            vec![(first, 4), (second, 6)],
+            vec![(other_window, 4), (again, 5)],
+            vec![(grouped, 6)],
+            vec![],
+            vec![(other_value, 4)],
+            vec![],
+        ];
+        assert_eq!(outputs, want);
+    }
 }

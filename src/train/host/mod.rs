@@ -7,9 +7,10 @@
 //! whoever reads it applies. A gradient is kept as the list of planes and factors that it is the sum of, and is written out
 //! only where a kernel needs it whole. And the tape keeps what the way back reads, nothing else, and lets go of it as it goes.
 //!
-//! `forward` walks the nodes, with `normalise` for batch norms, `backward` walks the tape, `gradient` holds sums of gradients,
+//! `forward` walks the nodes, with `normalise` for batch norms, `backward` walks the tape, `convolve` does convolutions for both, `gradient` holds sums of gradients,
 //! `graph` asks the graph, `value` is what lies between nodes; `estimate` walks both ways with sizes alone.
 mod backward;
+mod convolve;
 mod estimate;
 mod forward;
 mod gradient;

@@ -5,6 +5,7 @@ use burn::backend::flex::FlexTensor;
 
 use super::{
     Mask,
+    graph::Member,
     value::{Norm, Normal},
 };
 use crate::ir::{ParamId, Unit as Layers, ValueId};
@@ -19,26 +20,64 @@ use crate::kernels::{
 /// One node's part of the tape.
 pub enum Record {
     Conv(Conv),
-    Norm { x: ValueId, of: Normal, ids: [Option<ParamId>; 2] },
-    Relu { x: ValueId, y: FlexTensor },
-    MaxPool { x: ValueId, dims: [usize; 4], argmax: FlexTensor, window: Window, border: Border },
-    AvgPool { x: ValueId, dims: [usize; 4], window: Window, count_include_pad: bool },
-    Mean { x: ValueId, size: [usize; 2] },
-    Reshape { x: ValueId, dims: [usize; 4] },
-    Pad { x: ValueId, border: Border },
-    Crop { x: ValueId, border: Border },
-    Channels { x: ValueId, dims: [usize; 4], start: usize },
+    /// An earlier convolution made this one's value as well.
+    Made,
+    Norm {
+        x: ValueId,
+        of: Normal,
+        ids: [Option<ParamId>; 2],
+    },
+    Relu {
+        x: ValueId,
+        y: FlexTensor,
+    },
+    MaxPool {
+        x: ValueId,
+        dims: [usize; 4],
+        argmax: FlexTensor,
+        window: Window,
+        border: Border,
+    },
+    AvgPool {
+        x: ValueId,
+        dims: [usize; 4],
+        window: Window,
+        count_include_pad: bool,
+    },
+    Mean {
+        x: ValueId,
+        size: [usize; 2],
+    },
+    Reshape {
+        x: ValueId,
+        dims: [usize; 4],
+    },
+    Pad {
+        x: ValueId,
+        border: Border,
+    },
+    Crop {
+        x: ValueId,
+        border: Border,
+    },
+    Channels {
+        x: ValueId,
+        dims: [usize; 4],
+        start: usize,
+    },
     Separable(Separable),
     Mix(Mix),
 }
 
-/// A convolution.
+/// Convolutions of one value.
 pub struct Conv {
     pub x: ValueId,
     /// What it read, before its ReLU.
     pub read: FlexTensor,
+    /// Of all members.
     pub weight: FlexTensor,
-    pub ids: [Option<ParamId>; 2],
+    pub members: Vec<Member>,
+    pub bias_id: Option<ParamId>,
     pub window: Window,
     pub groups: usize,
     pub relu_in: bool,

@@ -9,6 +9,7 @@ use super::{
     super::{
         super::Window,
         buffer::{Part, View, fill, into_tensor, readable, sum_rows, vector},
+        combine::{Combination, Planes},
         memory::Floats,
         norm::channel_sums,
         simd::{behind_relu, lanes},
@@ -16,7 +17,7 @@ use super::{
     Sizes, Start, columns,
     geometry::{Backward, Forward},
     inputs,
-    padded::scratch,
+    padded::{Padded, scratch},
     source, tiles,
 };
 
@@ -29,7 +30,7 @@ struct Job<'a> {
     x: View<'a>,
     /// Whether it is the positive part of x that is convolved.
     relu: bool,
-    g: View<'a>,
+    g: Gradient<'a>,
     back: Backward,
     /// The weights of each class, if the gradient of x is wanted.
     packed: Option<Vec<Vec<f32>>>,
@@ -37,6 +38,14 @@ struct Job<'a> {
     forth: Option<Forward>,
     wanted_w: bool,
     kernel_width: usize,
+}
+
+/// The gradient of the output.
+#[derive(Clone, Copy)]
+enum Gradient<'a> {
+    View(View<'a>),
+    /// Written to the scratch plane by plane, so far apart.
+    Sum(&'a Planes<'a>, usize),
 }
 
 /// Room for one thread: padded planes, a class before it is spread, weight gradients of a group.
@@ -67,8 +76,39 @@ pub fn backward(
     let shared = !relu && sizes.ins == 1 && back.classes.iter().any(|class| class.columns.is_some());
     let forth = (wanted_w && !shared).then(|| Forward::reading(&window, size, sizes.ins, x.plane, lanes, relu));
     let packed = wanted_x.then(|| sizes.pack_backward(&back, &vector(&w), window.kernel[1]));
+    let g_of_bias = wanted_bias.then(|| into_tensor(channel_sums(g), [w_dims[0]]));
+    let g = Gradient::View(g);
     let job = Job { sizes, x, relu, g, back, packed, forth, wanted_w, kernel_width: window.kernel[1] };
+    let [dx, dw] = gradients(&job, w_dims, [wanted_x, wanted_w]);
+    [dx, dw, g_of_bias]
+}
 
+/// Gradients of x and w of a convolution of single pixels, from a gradient that is not written out.
+pub fn backward_of(
+    x: FlexTensor,
+    w: FlexTensor,
+    g: &Combination,
+    relu: bool,
+    [wanted_x, wanted_w]: [bool; 2],
+) -> [Option<FlexTensor>; 2] {
+    let (x, g) = (readable(x), g.planes());
+    let x = View::new(&x);
+    let w_dims = w.layout().shape().dims::<4>();
+    let window = Window::square(1, 1, 0, 1);
+    let sizes = Sizes::new(&x, w_dims[0], &window, 1);
+    let size = [x.dims[2], x.dims[3]];
+    let lanes = lanes();
+    let apart = Padded::apart(size);
+    let back = Backward::of_pixels(size, sizes.outs, Some(apart), apart.plane(), lanes);
+    let forth = wanted_w.then(|| Forward::reading(&window, size, sizes.ins, x.plane, lanes, relu));
+    let packed = wanted_x.then(|| sizes.pack_backward(&back, &vector(&w), 1));
+    let job =
+        Job { sizes, x, relu, g: Gradient::Sum(&g, apart.plane()), back, packed, forth, wanted_w, kernel_width: 1 };
+    gradients(&job, w_dims, [wanted_x, wanted_w])
+}
+
+fn gradients(job: &Job, w_dims: [usize; 4], [wanted_x, wanted_w]: [bool; 2]) -> [Option<FlexTensor>; 2] {
+    let Job { sizes, x, .. } = job;
     let share = sizes.share(wanted_w);
     let ins = share.groups * sizes.ins * sizes.pixels_in;
     let weights = share.groups * sizes.outs * sizes.ins * sizes.taps;
@@ -86,12 +126,12 @@ pub fn backward(
         macs.div_ceil(4),
         || job.scratch(),
         |scratch, index, [dx, dw]| {
-            let start = share.start(&sizes, index);
+            let start = share.start(sizes, index);
             dw.fill(0.0);
             for i in 0..share.images.min(sizes.images - start.image) {
                 let at = Start { image: start.image + i, ..start };
                 let dx = if wanted_x { &mut dx[i * ins..(i + 1) * ins] } else { &mut [] };
-                backward_chunk(&job, at, share.groups, scratch, dx, dw);
+                backward_chunk(job, at, share.groups, scratch, dx, dw);
             }
         },
     );
@@ -100,7 +140,7 @@ pub fn backward(
         let all = sizes.groups * sizes.outs * sizes.ins * sizes.taps;
         into_tensor(sum_rows(&dw, all), w_dims)
     });
-    [wanted_x.then(|| into_tensor(dx, x.dims)), dw, wanted_bias.then(|| into_tensor(channel_sums(g), [w_dims[0]]))]
+    [wanted_x.then(|| into_tensor(dx, x.dims)), dw]
 }
 
 /// `groups` groups of one image: writes `dx` if there are packed weights for it, adds to `dw` if it is wanted.
@@ -110,8 +150,14 @@ fn backward_chunk(job: &Job, at: Start, groups: usize, scratch: &mut Scratch, dx
     for i in 0..groups {
         let group = at.group + i;
         let [from_x, from_g] = [[at.image, group * sizes.ins], [at.image, group * sizes.outs]];
+        if let &Gradient::Sum(planes, stride) = g {
+            planes.write(at.image, 0..sizes.outs, sizes.pixels_out, stride, &mut scratch.g);
+        }
         if job.packed.is_some() || job.forth.is_none() {
-            let source = source(back.padded, *g, false, from_g, sizes.outs, &mut scratch.g);
+            let source = match g {
+                Gradient::View(g) => source(back.padded, *g, false, from_g, sizes.outs, &mut scratch.g),
+                Gradient::Sum(..) => &scratch.g,
+            };
             if let Some(packed) = &job.packed {
                 let dx = &mut dx[i * inputs_of_group..(i + 1) * inputs_of_group];
                 let packed = packed.iter().zip(&back.classes).map(|(packed, class)| {
@@ -141,9 +187,12 @@ fn backward_chunk(job: &Job, at: Start, groups: usize, scratch: &mut Scratch, dx
         }
         if let Some(forth) = &job.forth {
             let source = source(forth.padded, *x, job.relu, from_x, sizes.ins, &mut scratch.x);
-            let gradient = g.planes(at.image, group * sizes.outs, sizes.outs);
+            let (gradient, plane) = match g {
+                Gradient::View(g) => (g.planes(at.image, group * sizes.outs, sizes.outs), g.plane),
+                Gradient::Sum(_, stride) => (&*scratch.g, *stride),
+            };
             let dw = &mut dw[i * weights..(i + 1) * weights];
-            tiles::weights(source, &forth.taps, &forth.positions, gradient, g.plane, dw);
+            tiles::weights(source, &forth.taps, &forth.positions, gradient, plane, dw);
         }
     }
 }

@@ -52,16 +52,17 @@ pub fn outputs<S: Simd>(columns: &Columns, source: &[f32], weights: &[f32], bias
     // SAFETY: `check` holds, and the blocks below cover rows and columns inside the plane.
     unsafe {
         match columns.kernel[0] {
-            3 => output_rows::<S, 3>(columns, source, weights, bias, target),
-            5 => output_rows::<S, 5>(columns, source, weights, bias, target),
-            _ => output_rows::<S, 7>(columns, source, weights, bias, target),
+            3 => output_rows::<S, 3, false>(columns, source, weights, bias, target),
+            5 => output_rows::<S, 5, false>(columns, source, weights, bias, target),
+            _ => output_rows::<S, 7, false>(columns, source, weights, bias, target),
         }
     }
 }
 
-/// [`outputs`] of each source plane, `step` apart; outputs lie `plane` apart.
-#[macerator::with_simd]
-pub fn outputs_each<S: Simd>(
+/// [`outputs`] of each source plane, `step` apart; outputs lie `plane` apart. With `ADD` they are added to what is there, for
+/// which whole vectors must fit a row.
+#[inline(always)]
+pub fn outputs_each<S: Simd, const ADD: bool>(
     columns: &Columns,
     source: &[f32],
     step: usize,
@@ -69,6 +70,7 @@ pub fn outputs_each<S: Simd>(
     target: &mut [f32],
     plane: usize,
 ) {
+    assert!(!ADD || columns.adds(f32::lanes::<S>()), "no output is added twice");
     let taps = columns.kernel[0] * columns.kernel[1];
     for (channel, weights) in weights.chunks_exact(taps).enumerate() {
         let (source, target) = (&source[channel * step..], &mut target[channel * plane..]);
@@ -76,9 +78,9 @@ pub fn outputs_each<S: Simd>(
         // SAFETY: as in `outputs`.
         unsafe {
             match columns.kernel[0] {
-                3 => output_rows::<S, 3>(columns, source, weights, 0.0, target),
-                5 => output_rows::<S, 5>(columns, source, weights, 0.0, target),
-                _ => output_rows::<S, 7>(columns, source, weights, 0.0, target),
+                3 => output_rows::<S, 3, ADD>(columns, source, weights, 0.0, target),
+                5 => output_rows::<S, 5, ADD>(columns, source, weights, 0.0, target),
+                _ => output_rows::<S, 7, ADD>(columns, source, weights, 0.0, target),
             }
         }
     }
@@ -87,13 +89,30 @@ pub fn outputs_each<S: Simd>(
 /// `sums[tap] += sum over y, x of factor[y, x] * source`; `factor` lies where [`outputs`] has its target.
 #[macerator::with_simd]
 pub fn weights<S: Simd>(columns: &Columns, source: &[f32], factor: &[f32], sums: &mut [f32]) {
-    columns.check::<S>(source.len());
-    // SAFETY: as in `outputs`.
-    unsafe {
-        match columns.kernel[0] {
-            3 => weight_rows::<S, 3, 3>(columns, source, factor, sums),
-            5 => weight_rows::<S, 5, 2>(columns, source, factor, sums),
-            _ => weight_rows::<S, 7, 1>(columns, source, factor, sums),
+    weights_each::<S>(columns, source, 0, factor, 0, sums);
+}
+
+/// [`weights`] of each source plane, `step` apart, with planes of the factor `plane` apart.
+#[inline(always)]
+pub fn weights_each<S: Simd>(
+    columns: &Columns,
+    source: &[f32],
+    step: usize,
+    factor: &[f32],
+    plane: usize,
+    sums: &mut [f32],
+) {
+    let taps = columns.planes * columns.kernel[0] * columns.kernel[1];
+    for (channel, sums) in sums.chunks_exact_mut(taps).enumerate() {
+        let (source, factor) = (&source[channel * step..], &factor[channel * plane..]);
+        columns.check::<S>(source.len());
+        // SAFETY: as in `outputs`.
+        unsafe {
+            match columns.kernel[0] {
+                3 => weight_rows::<S, 3, 3>(columns, source, factor, sums),
+                5 => weight_rows::<S, 5, 2>(columns, source, factor, sums),
+                _ => weight_rows::<S, 7, 1>(columns, source, factor, sums),
+            }
         }
     }
 }
@@ -102,6 +121,11 @@ impl Columns {
     /// Whether these loops know the kernel and a vector fits a row.
     pub fn serve(kernel: [usize; 2], width: usize, lanes: usize) -> bool {
         matches!(kernel[0], 3 | 5 | 7) && width >= lanes
+    }
+
+    /// Whether outputs can be added to what is there: no vector overlaps another.
+    pub fn adds(&self, lanes: usize) -> bool {
+        self.width.is_multiple_of(lanes)
     }
 
     /// Every load below is of one vector at an output's place plus a tap: this is the farthest.
@@ -126,7 +150,7 @@ impl Columns {
 /// # Safety
 /// [`Columns::check`] holds for `source`; `KH` is the height of the kernel.
 #[inline(always)]
-unsafe fn output_rows<S: Simd, const KH: usize>(
+unsafe fn output_rows<S: Simd, const KH: usize, const ADD: bool>(
     columns: &Columns,
     source: &[f32],
     weights: &[f32],
@@ -142,12 +166,17 @@ unsafe fn output_rows<S: Simd, const KH: usize>(
             let mut row = 0;
             // SAFETY: blocks of 4 and 1 rows end at `rows`, pairs of vectors end within the width.
             unsafe {
+                // Where there are registers for it: a row that is loaded serves more of them.
+                while lanes == MAX_LANES && row + 8 <= rows {
+                    output_block::<S, KH, 8, 2, ADD>(columns, source, weights, bias, target, [first, row, column]);
+                    row += 8;
+                }
                 while row + 4 <= rows {
-                    output_block::<S, KH, 4, 2>(columns, source, weights, bias, target, [first, row, column]);
+                    output_block::<S, KH, 4, 2, ADD>(columns, source, weights, bias, target, [first, row, column]);
                     row += 4;
                 }
                 while row < rows {
-                    output_block::<S, KH, 1, 2>(columns, source, weights, bias, target, [first, row, column]);
+                    output_block::<S, KH, 1, 2, ADD>(columns, source, weights, bias, target, [first, row, column]);
                     row += 1;
                 }
             }
@@ -160,15 +189,15 @@ unsafe fn output_rows<S: Simd, const KH: usize>(
             // SAFETY: as above.
             unsafe {
                 while row + 8 <= rows {
-                    output_block::<S, KH, 8, 1>(columns, source, weights, bias, target, [first, row, at]);
+                    output_block::<S, KH, 8, 1, ADD>(columns, source, weights, bias, target, [first, row, at]);
                     row += 8;
                 }
                 while row + 4 <= rows {
-                    output_block::<S, KH, 4, 1>(columns, source, weights, bias, target, [first, row, at]);
+                    output_block::<S, KH, 4, 1, ADD>(columns, source, weights, bias, target, [first, row, at]);
                     row += 4;
                 }
                 while row < rows {
-                    output_block::<S, KH, 1, 1>(columns, source, weights, bias, target, [first, row, at]);
+                    output_block::<S, KH, 1, 1, ADD>(columns, source, weights, bias, target, [first, row, at]);
                     row += 1;
                 }
             }
@@ -182,7 +211,7 @@ unsafe fn output_rows<S: Simd, const KH: usize>(
 /// # Safety
 /// As for [`output_rows`]; the rows `first + dilation * (row..row + R)` and the columns from `column` lie in the plane.
 #[inline(always)]
-unsafe fn output_block<S: Simd, const KH: usize, const R: usize, const V: usize>(
+unsafe fn output_block<S: Simd, const KH: usize, const R: usize, const V: usize, const ADD: bool>(
     columns: &Columns,
     source: &[f32],
     weights: &[f32],
@@ -221,7 +250,8 @@ unsafe fn output_block<S: Simd, const KH: usize, const R: usize, const V: usize>
     for r in 0..R {
         for v in 0..V {
             let to = (row + r * columns.dilation[0]) * columns.target_row + column + v * lanes;
-            store(target, to, sums[r][v]);
+            let sum = if ADD { load::<S>(target, to) + sums[r][v] } else { sums[r][v] };
+            store(target, to, sum);
         }
     }
 }

@@ -149,11 +149,7 @@ impl Backward {
         let output = window.output_size(size);
         if window.kernel == [1, 1] && window.padding == [0, 0] && window.stride == [1, 1] && height * width >= lanes {
             let padded = collide(planes, stride).then(|| Padded::apart(size));
-            let plane = padded.map_or(stride, |padded| padded.plane());
-            let taps = Taps::new((0..planes).map(|c| c * plane).collect());
-            let positions = Positions::new(lanes, height * width, [[0, 0]]);
-            let class = Class { kernel: vec![[0, 0]], taps, positions, columns: None, flat: None, scatter: None };
-            return Self { padded, classes: vec![class], complete: true };
+            return Self::of_pixels(size, planes, padded, stride, lanes);
         }
         let [sh, sw] = window.stride;
         // An input pixel at padded coordinate `r = class + s * i` meets tap k at output `i - (k * d - class) / s`. The scratch
@@ -234,9 +230,16 @@ impl Backward {
         let (classes, without_taps): (Vec<_>, Vec<_>) = with_pixels.partition(|class| !class.taps.offsets().is_empty());
         Self { padded: Some(padded), classes, complete: without_taps.is_empty() }
     }
-}
 
-impl Backward {
+    /// A convolution of single pixels, that reads planes `stride` apart, or as `padded` lays them.
+    pub fn of_pixels(size: [usize; 2], planes: usize, padded: Option<Padded>, stride: usize, lanes: usize) -> Self {
+        let plane = padded.map_or(stride, |padded| padded.plane());
+        let taps = Taps::new((0..planes).map(|c| c * plane).collect());
+        let positions = Positions::new(lanes, size.iter().product(), [[0, 0]]);
+        let class = Class { kernel: vec![[0, 0]], taps, positions, columns: None, flat: None, scatter: None };
+        Self { padded, classes: vec![class], complete: true }
+    }
+
     /// Pixels of the largest class that has to be spread.
     pub fn largest_scatter(&self) -> usize {
         let pixels = |class: &Class| class.scatter.map_or(0, |scatter| scatter.rows * scatter.columns);

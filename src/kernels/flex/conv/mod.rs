@@ -21,7 +21,7 @@ use super::{
     buffer::{Part, View, fill, into_tensor, readable, vector},
     simd::lanes,
 };
-pub use backward::backward;
+pub use backward::{backward, backward_of};
 use geometry::{Backward, Class, Forward};
 use padded::{Padded, scratch};
 use tiles::pack;

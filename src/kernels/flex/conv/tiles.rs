@@ -93,7 +93,7 @@ pub fn outputs<'a, S: Simd>(
 }
 
 /// One output plane from each source plane, `plane` and `step` apart: a depthwise convolution of stride 1 or more.
-#[macerator::with_simd]
+#[inline(always)]
 pub fn outputs_each<S: Simd>(
     source: &[f32],
     step: usize,
@@ -123,7 +123,7 @@ pub fn outputs_each<S: Simd>(
 }
 
 /// [`weights`] of a depthwise convolution: planes of the source `step` apart, of the gradient `plane` apart.
-#[macerator::with_simd]
+#[inline(always)]
 pub fn weights_each<S: Simd>(
     source: &[f32],
     step: usize,

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Chunks the images are cut into when weight gradients are summed: each has a copy of them.
-const CHUNKS: usize = 16;
+const CHUNKS: usize = 32;
 
 /// Gradients of the weights of one unit.
 #[derive(Debug)]
@@ -39,6 +39,11 @@ struct Back<'a> {
     turned: Vec<Vec<f32>>,
     /// Where its weight gradients begin in a row of all of them.
     row: usize,
+    /// Its first channel among those that some unit reads.
+    at: usize,
+    /// Whether a unit before it has written to some of its channels, and those among them that none has written to.
+    adds: bool,
+    clear: Vec<usize>,
 }
 
 struct Scratch {
@@ -83,14 +88,16 @@ pub fn backward(
 ) -> Backward {
     let x = View::new(x);
     let [n, _, h, w] = x.dims;
-    let mut row = 0;
+    let channels = channels_read(units);
+    let (mut row, mut written) = (0, vec![false; channels.len()]);
     let backs = Job::all(units, weights, [h, w]).into_iter().map(|job| {
-        let back = Back::new(job, row);
+        let at = channels.partition_point(|channel| *channel < job.unit.from);
+        let back = Back::new(job, row, at, &written);
+        written[at..at + back.job.unit.ins].fill(true);
         row += back.job.weights.depthwise.len() + back.job.weights.pointwise.len();
         back
     });
     let backs: Vec<Back> = backs.collect();
-    let channels = channels_read(units);
     let count = channels.len();
     let gradient = gradient.planes();
     let of_chunk = if wanted_w { n.div_ceil(CHUNKS) } else { 1 };
@@ -156,11 +163,10 @@ struct Reads<'a> {
 fn image_of(backs: &[Back], reads: &Reads, gradient: &Planes, image: usize, scratch: &mut Scratch, target: Target) {
     let Target { dx, totals, dw } = target;
     let &Reads { x, lines, centers, channels } = reads;
-    dx.fill(0.0);
     for (i, back) in backs.iter().enumerate() {
         let job = &back.job;
         let (pixels, pixels_in, stride) = (job.depthwise.pixels_out, job.depthwise.pixels_in, job.stride);
-        let Unit { from, ins, outs, .. } = job.unit;
+        let Unit { ins, outs, .. } = job.unit;
         let depthwise = &mut scratch.depthwise[i];
         gradient.write(image, job.to..job.to + outs, pixels, stride, &mut scratch.dz);
         let dt = &mut scratch.dt[..ins * stride];
@@ -177,9 +183,9 @@ fn image_of(backs: &[Back], reads: &Reads, gradient: &Planes, image: usize, scra
             job.depthwise.weights(source.planes(), steps, dt, depthwise, of_depthwise);
         }
         if !dx.is_empty() {
-            let at = channels.partition_point(|channel| *channel < from) * pixels_in;
-            let dx = &mut dx[at..at + ins * pixels_in];
-            job.depthwise.backward(dt, stride, &back.turned, depthwise, dx);
+            back.clear.iter().for_each(|channel| dx[channel * pixels_in..(channel + 1) * pixels_in].fill(0.0));
+            let dx = &mut dx[back.at * pixels_in..(back.at + ins) * pixels_in];
+            job.depthwise.backward(dt, stride, &back.turned, depthwise, dx, back.adds);
         }
     }
     let pixels = x.pixels();
@@ -199,12 +205,15 @@ pub fn channels_read(units: &[Unit]) -> Vec<usize> {
 }
 
 impl<'a> Back<'a> {
-    fn new(job: Job<'a>, row: usize) -> Self {
+    fn new(job: Job<'a>, row: usize, at: usize, written: &[bool]) -> Self {
+        let mine = at..at + job.unit.ins;
+        let adds = written[mine.clone()].contains(&true);
+        let clear = if adds { mine.filter(|channel| !written[*channel]).collect() } else { Vec::new() };
         let Unit { ins, outs, .. } = job.unit;
         let packed = tiles::pack(ins, outs, |i, out| job.weights.pointwise[out * ins + i]);
         let taps = Taps::new((0..outs).map(|out| out * job.stride).collect());
         let turned = job.depthwise.turned(&job.weights.depthwise, ins);
-        Self { job, packed, taps, turned, row }
+        Self { job, packed, taps, turned, row, at, adds, clear }
     }
 }
 

@@ -6,24 +6,27 @@
     clippy::extra_unused_type_parameters,
     reason = "the parameter picks the instructions that a vectorised function is compiled for"
 )]
-use macerator::{Simd, Vector};
+use macerator::{Simd, Vector, WithSimd};
 
 use super::super::{
     super::Window,
     conv::{
-        self, columns,
+        columns::{self, Columns},
         geometry::{Backward, Class, Flat, Forward},
         padded::{Padded, lay_all, scratch},
+        positions::{Positions, Taps},
         tiles,
     },
     memory::Floats,
-    simd::{MAX_LANES, update},
+    simd::{MAX_LANES, lanes_for, update, with_lanes},
 };
 
 /// The geometry of a depthwise convolution of planes of one size.
 pub struct Depthwise {
     pub forth: Forward,
     pub back: Backward,
+    /// Floats of the vectors of either way.
+    lanes: [usize; 2],
     kernel_width: usize,
     pub pixels_in: usize,
     pub pixels_out: usize,
@@ -52,12 +55,14 @@ pub struct Scratch {
 }
 
 impl Depthwise {
-    pub fn new(window: &Window, size: [usize; 2], lanes: usize) -> Self {
+    pub fn new(window: &Window, size: [usize; 2]) -> Self {
         let [oh, ow] = window.output_size(size);
+        let lanes = [ow, size[1].div_ceil(window.stride[1])].map(lanes_for);
         let pixels_in = size[0] * size[1];
         Self {
-            forth: Forward::new(window, size, 1, pixels_in, lanes),
-            back: Backward::new(window, size, 1, oh * ow, lanes),
+            forth: Forward::new(window, size, 1, pixels_in, lanes[0]),
+            back: Backward::new(window, size, 1, oh * ow, lanes[1]),
+            lanes,
             kernel_width: window.kernel[1],
             pixels_in,
             pixels_out: oh * ow,
@@ -77,24 +82,25 @@ impl Depthwise {
             long: Floats::filled(forth.max(back), 0.0),
             long_g: Floats::filled(forth, 0.0),
             dense: Floats::filled(channels * self.pixels_in, 0.0),
-            spread: Floats::filled(self.back.largest_scatter(), 0.0),
+            spread: Floats::filled(channels * self.back.largest_scatter(), 0.0),
         }
     }
 
     /// Planes of `out` from padded planes and the weights of all channels.
     pub fn forward(&self, source: &[f32], steps: Steps, weights: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
         let Forward { taps, positions, columns, flat, .. } = &self.forth;
+        let Steps { source: from, target: to } = steps;
+        let lanes = self.lanes[0];
         match (columns, flat) {
-            (Some(columns), _) => columns::outputs_each(columns, source, steps.source, weights, out, steps.target),
+            (Some(columns), _) => with_lanes(lanes, Work::Columns(columns, [source, weights], [from, to], out)),
             (None, Some(flat)) => {
                 let long = &mut scratch.long;
-                tiles::outputs_each(source, steps.source, taps, &flat.positions, weights, long, long_step(flat));
+                let steps = [from, long_step(flat)];
+                with_lanes(lanes, Work::Tiles(taps, &flat.positions, [source, weights], steps, long));
                 let channels = weights.len() / taps.offsets().len();
-                compact(flat, long, out, steps.target, channels);
+                compact(flat, long, out, to, channels);
             }
-            (None, None) => {
-                tiles::outputs_each(source, steps.source, taps, positions, weights, out, steps.target);
-            }
+            (None, None) => with_lanes(lanes, Work::Tiles(taps, positions, [source, weights], [from, to], out)),
         }
     }
 
@@ -110,9 +116,17 @@ impl Depthwise {
         self.back.classes.iter().map(of_class).collect()
     }
 
-    /// Adds to planes of `dx`, one after the other, from planes of the output's gradient, `step` apart; the weights come from
-    /// [`Depthwise::turned`].
-    pub fn backward(&self, g: &[f32], step: usize, turned: &[Vec<f32>], scratch: &mut Scratch, dx: &mut [f32]) {
+    /// Writes planes of `dx`, one after the other, or adds to them, from planes of the output's gradient, `step` apart; the
+    /// weights come from [`Depthwise::turned`].
+    pub fn backward(
+        &self,
+        g: &[f32],
+        step: usize,
+        turned: &[Vec<f32>],
+        scratch: &mut Scratch,
+        dx: &mut [f32],
+        adds: bool,
+    ) {
         let channels = dx.len() / self.pixels_in;
         let (source, source_step): (&[f32], usize) = match &self.back.padded {
             Some(padded) => {
@@ -121,45 +135,69 @@ impl Depthwise {
             }
             None => (g, step),
         };
-        if let Some((class, flat)) = self.back_flat() {
-            let long = &mut scratch.long;
-            let taps = &class.taps;
-            tiles::outputs_each(source, source_step, taps, &flat.positions, &turned[0], long, long_step(flat));
-            compact(flat, long, &mut scratch.dense, self.pixels_in, channels);
-        } else if let [Class { columns: Some(columns), .. }] = self.back.classes.as_slice()
+        let lanes = self.lanes[1];
+        if adds
+            && let [Class { columns: Some(columns), .. }] = self.back.classes.as_slice()
             && self.back.complete
+            && columns.adds(lanes)
         {
-            columns::outputs_each(columns, source, source_step, &turned[0], &mut scratch.dense, self.pixels_in);
+            let steps = [source_step, self.pixels_in];
+            return with_lanes(lanes, Work::AddColumns(columns, [source, &turned[0]], steps, dx));
+        }
+        let Scratch { long, dense, spread, .. } = scratch;
+        let to = if adds { &mut dense[..dx.len()] } else { &mut *dx };
+        if let Some((class, flat)) = self.back_flat() {
+            let steps = [source_step, long_step(flat)];
+            with_lanes(lanes, Work::Tiles(&class.taps, &flat.positions, [source, &turned[0]], steps, long));
+            compact(flat, long, to, self.pixels_in, channels);
         } else {
-            for (channel, dense) in scratch.dense.chunks_exact_mut(self.pixels_in).take(channels).enumerate() {
-                let weights = turned.iter().zip(&self.back.classes).map(|(weights, class)| {
-                    let taps = class.taps.offsets().len();
-                    &weights[channel * taps..(channel + 1) * taps]
-                });
-                let source = &source[channel * source_step..];
-                conv::inputs(&self.back, source, weights, &mut scratch.spread, dense, self.pixels_in);
+            if !self.back.complete {
+                to.fill(0.0);
+            }
+            for (weights, class) in turned.iter().zip(&self.back.classes) {
+                self.class(class, [source, weights], source_step, spread, to);
             }
         }
-        add(&scratch.dense[..dx.len()], dx);
+        if adds {
+            add(&dense[..dx.len()], dx);
+        }
+    }
+
+    /// The pixels of one class, of planes of the input's gradient.
+    fn class(&self, class: &Class, reads: [&[f32]; 2], step: usize, spread: &mut [f32], dense: &mut [f32]) {
+        let lanes = self.lanes[1];
+        match (class.scatter, &class.columns) {
+            (None, Some(columns)) => with_lanes(lanes, Work::Columns(columns, reads, [step, self.pixels_in], dense)),
+            (None, None) => {
+                let steps = [step, self.pixels_in];
+                with_lanes(lanes, Work::Tiles(&class.taps, &class.positions, reads, steps, dense));
+            }
+            (Some(scatter), _) => {
+                let pixels = scatter.rows * scatter.columns;
+                let channels = dense.len() / self.pixels_in;
+                let spread = &mut spread[..channels * pixels];
+                with_lanes(lanes, Work::Tiles(&class.taps, &class.positions, reads, [step, pixels], spread));
+                for (spread, dense) in spread.chunks_exact(pixels).zip(dense.chunks_exact_mut(self.pixels_in)) {
+                    scatter.spread(spread, dense);
+                }
+            }
+        }
     }
 
     /// Adds the gradient of all channels' weights to `sums`, from padded planes and the output's gradient `g`.
     pub fn weights(&self, source: &[f32], steps: Steps, g: &[f32], scratch: &mut Scratch, sums: &mut [f32]) {
         let Forward { taps, positions, columns, flat, .. } = &self.forth;
         let of_channel = taps.offsets().len();
+        let (lanes, step_of_g) = (self.lanes[0], steps.target);
+        let steps = [steps.source, step_of_g];
         match (columns, flat) {
-            (Some(columns), _) => {
-                for (channel, sums) in sums.chunks_exact_mut(of_channel).enumerate() {
-                    let g = &g[channel * steps.target..];
-                    columns::weights(columns, &source[channel * steps.source..], &g[..self.pixels_out], sums);
-                }
-            }
+            (Some(columns), _) => with_lanes(lanes, Work::ColumnWeights(columns, [source, g], steps, sums)),
             (None, Some(flat)) => {
-                let (long, step) = (&mut scratch.long_g, long_step(flat));
-                spread(flat, g, steps.target, long, sums.len() / of_channel);
-                tiles::weights_each(source, steps.source, taps, &flat.positions, long, step, sums);
+                let (long, steps) = (&mut scratch.long_g, [steps[0], long_step(flat)]);
+                spread(flat, g, step_of_g, long, sums.len() / of_channel);
+                with_lanes(lanes, Work::TileWeights(taps, &flat.positions, [source, long], steps, sums));
             }
-            (None, None) => tiles::weights_each(source, steps.source, taps, positions, g, steps.target, sums),
+            (None, None) => with_lanes(lanes, Work::TileWeights(taps, positions, [source, g], steps, sums)),
         }
     }
 
@@ -167,6 +205,41 @@ impl Depthwise {
         match self.back.classes.as_slice() {
             [class] if self.back.complete => class.flat.as_ref().map(|flat| (class, flat)),
             _ => None,
+        }
+    }
+}
+
+/// A loop over all channels of an image, and what it reads (source and weights, or source and gradient), how far its planes lie
+/// apart (those of the source, those of the output or the gradient), and what it writes or adds to.
+enum Work<'a> {
+    Columns(&'a Columns, [&'a [f32]; 2], [usize; 2], &'a mut [f32]),
+    AddColumns(&'a Columns, [&'a [f32]; 2], [usize; 2], &'a mut [f32]),
+    Tiles(&'a Taps, &'a Positions, [&'a [f32]; 2], [usize; 2], &'a mut [f32]),
+    ColumnWeights(&'a Columns, [&'a [f32]; 2], [usize; 2], &'a mut [f32]),
+    TileWeights(&'a Taps, &'a Positions, [&'a [f32]; 2], [usize; 2], &'a mut [f32]),
+}
+
+impl WithSimd for Work<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        match self {
+            Self::Columns(columns, [source, weights], [from, to], out) => {
+                columns::outputs_each::<S, false>(columns, source, from, weights, out, to);
+            }
+            Self::AddColumns(columns, [source, weights], [from, to], out) => {
+                columns::outputs_each::<S, true>(columns, source, from, weights, out, to);
+            }
+            Self::Tiles(taps, positions, [source, weights], [from, to], out) => {
+                tiles::outputs_each::<S>(source, from, taps, positions, weights, out, to);
+            }
+            Self::ColumnWeights(columns, [source, g], [from, to], sums) => {
+                columns::weights_each::<S>(columns, source, from, g, to, sums);
+            }
+            Self::TileWeights(taps, positions, [source, g], [from, to], sums) => {
+                tiles::weights_each::<S>(source, from, taps, positions, g, to, sums);
+            }
         }
     }
 }

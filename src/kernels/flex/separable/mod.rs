@@ -84,7 +84,7 @@ impl<'a> Job<'a> {
                 [ins * taps, outs * ins],
                 "separable: weights fit the unit"
             );
-            let depthwise = Depthwise::new(&window, size, lanes());
+            let depthwise = Depthwise::new(&window, size);
             let pixels = depthwise.pixels_out;
             let stride = pixels.next_multiple_of(GAP) + GAP;
             let next = jobs.iter().map(|job| job.source + 1).max().unwrap_or(0);
