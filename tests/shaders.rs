@@ -1,4 +1,4 @@
-//! Checks every WGSL file without a GPU: it is valid with no optional capability, stays inside the portable limits, says in
+//! Checks every WGSL file without a GPU: it is valid with no optional capability (but those for subgroups, which need that one), stays inside the portable limits, says in
 //! its header how its data lie, and translates to SPIR-V (Vulkan), MSL (Metal) and HLSL (Direct3D 12).
 
 use std::collections::BTreeSet;
@@ -6,10 +6,21 @@ use std::path::Path;
 
 use idarts_compile::runtime::{Binding, Kernel};
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::valid::{Capabilities, ModuleInfo, SubgroupOperationSet, ValidationFlags, Validator};
 use naga::{AddressSpace, EntryPoint, Module, ShaderStage};
 
-/// Every shader by file name, parsed and validated without any optional capability.
+/// A validator that knows no optional capability but the one that the file needs by its name.
+fn validator(file: &str) -> Validator {
+    if !file.contains("_subgroup") {
+        return Validator::new(ValidationFlags::all(), Capabilities::empty());
+    }
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
+    validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+    validator.subgroup_operations(SubgroupOperationSet::SHUFFLE);
+    validator
+}
+
+/// Every shader by file name, parsed and validated without any optional capability but that of the kernels for subgroups.
 fn shaders() -> Vec<(String, String, Module, ModuleInfo)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
     let mut all: Vec<_> = std::fs::read_dir(folder)
@@ -19,9 +30,8 @@ fn shaders() -> Vec<(String, String, Module, ModuleInfo)> {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             let text = std::fs::read_to_string(&path).unwrap();
             let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
-            let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
-                .validate(&module)
-                .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
+            let info =
+                validator(&name).validate(&module).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
             (name, text, module, info)
         })
         .collect();
@@ -95,7 +105,7 @@ fn every_kernel_stays_inside_the_portable_limits() {
 fn every_kernel_has_its_workgroup_and_binds_sizes_then_what_it_reads_then_what_it_writes() {
     for kernel in Kernel::ALL {
         let module = naga::front::wgsl::parse_str(kernel.source()).unwrap();
-        let info = Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).unwrap();
+        let info = validator(kernel.file()).validate(&module).unwrap();
         let index = module.entry_points.iter().position(|e| e.name == kernel.entry()).unwrap();
         assert_eq!(module.entry_points[index].workgroup_size, [kernel.workgroup() as u32, 1, 1], "{kernel:?}");
         let mut bindings: Vec<(u32, &str)> = module

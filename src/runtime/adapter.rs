@@ -147,6 +147,8 @@ pub struct AdapterFacts {
     pub timestamps: bool,
     /// Whether shaders may use 16-bit floats.
     pub f16: bool,
+    /// Threads of a subgroup, where shaders may exchange values inside of one and all have the same size.
+    pub subgroup: Option<u32>,
 }
 
 impl AdapterFacts {
@@ -193,6 +195,8 @@ impl AdapterFacts {
             compute,
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             f16: features.contains(wgpu::Features::SHADER_F16),
+            subgroup: (features.contains(wgpu::Features::SUBGROUP) && info.subgroup_min_size == info.subgroup_max_size)
+                .then_some(info.subgroup_min_size),
         }
     }
 }
@@ -279,7 +283,18 @@ mod tests {
             max_workgroups: 65535,
         };
         let (name, driver) = (name.into(), "Mesa 22.3.6".into());
-        AdapterFacts { index, name, backend, kind, driver, limits, compute: true, timestamps: true, f16: false }
+        AdapterFacts {
+            index,
+            name,
+            backend,
+            kind,
+            driver,
+            limits,
+            compute: true,
+            timestamps: true,
+            f16: false,
+            subgroup: None,
+        }
     }
 
     fn machine() -> Vec<AdapterFacts> {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::RuntimeError;
 use super::adapter::{AdapterChoice, AdapterFacts, find};
 use super::emit::Target;
-use super::kernel::{Binding, Kernel};
+use super::kernel::{Binding, Kernel, SUBGROUP};
 use super::program::Dispatch;
 use crate::runtime::DeviceKind;
 
@@ -58,7 +58,7 @@ impl Gpu {
         check_base_limits(&required_limits, &adapter.limits(), &facts)?;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("idarts-compile"),
-            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+            required_features: adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP),
             required_limits,
             ..wgpu::DeviceDescriptor::default()
         };
@@ -71,8 +71,11 @@ impl Gpu {
     #[cfg(test)]
     pub(super) fn noop() -> Self {
         let limits = wgpu::Limits::downlevel_defaults();
-        let descriptor =
-            wgpu::DeviceDescriptor { required_limits: limits.clone(), ..wgpu::DeviceDescriptor::default() };
+        let descriptor = wgpu::DeviceDescriptor {
+            required_features: wgpu::Features::SUBGROUP,
+            required_limits: limits.clone(),
+            ..wgpu::DeviceDescriptor::default()
+        };
         let (device, queue) = wgpu::Device::noop(&descriptor);
         let facts = AdapterFacts::new(0, &device.adapter_info(), device.features(), &limits, true);
         Self::new(device, queue, facts).expect("the device that does nothing refuses nothing")
@@ -86,7 +89,7 @@ impl Gpu {
     /// What the choice of kernels needs to know.
     pub fn target(&self) -> Target {
         let software = self.facts().kind == DeviceKind::Software;
-        Target { software, large_kernels: software && self.facts().name.contains("llvmpipe") }
+        Target { software, subgroups: software && self.facts().subgroup == Some(SUBGROUP) }
     }
 
     pub(super) fn device(&self) -> &wgpu::Device {

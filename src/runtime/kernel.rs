@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Workgroups in x after which the host goes on in y; the kernels number them `y * 65535 + x`.
 pub const FOLD: usize = 65535;
 
+/// Threads that the kernels for subgroups expect in one.
+pub const SUBGROUP: u32 = 8;
+
 /// How a kernel binds what it reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Binding {
@@ -31,8 +34,9 @@ pub enum Kernel {
     PointwiseScalar,
     /// 1x1 convolution, 12 output channels and 16 pixels a thread, any number of pixels.
     PointwiseWide,
-    /// Depthwise and pointwise convolution, or the latter alone, up to 36 output channels and 4 x 4 pixels a thread.
-    SeparableWide,
+    /// Depthwise and pointwise convolution, or the latter alone, up to 36 output channels and 4 pixels a thread, for
+    /// subgroups of 8 threads.
+    SeparableSubgroup,
     /// Max and average pooling.
     Pool,
     /// Element-wise sum.
@@ -63,7 +67,7 @@ impl Kernel {
         Kernel::Pointwise,
         Kernel::PointwiseScalar,
         Kernel::PointwiseWide,
-        Kernel::SeparableWide,
+        Kernel::SeparableSubgroup,
         Kernel::Pool,
         Kernel::Add,
         Kernel::Accumulate,
@@ -94,7 +98,7 @@ impl Kernel {
     /// Threads of a workgroup.
     pub fn workgroup(self) -> usize {
         match self {
-            Kernel::SeparableWide => 8,
+            Kernel::SeparableSubgroup => 8,
             Kernel::PointwiseWide => 16,
             Kernel::Conv
             | Kernel::Depthwise
@@ -127,7 +131,7 @@ impl Kernel {
             | Kernel::BatchNorm
             | Kernel::Linear => &[Value, Weights],
             Kernel::Add | Kernel::WeightedSum => &[Value, Value],
-            Kernel::SeparableWide => &[Value, Weights, Value],
+            Kernel::SeparableSubgroup => &[Value, Weights, Value],
         }
     }
 
@@ -143,7 +147,7 @@ impl Kernel {
             Kernel::Pointwise => wgsl!("pointwise", "aligned"),
             Kernel::PointwiseScalar => wgsl!("pointwise", "scalar"),
             Kernel::PointwiseWide => wgsl!("pointwise_wide", "main"),
-            Kernel::SeparableWide => wgsl!("separable_wide", "main"),
+            Kernel::SeparableSubgroup => wgsl!("separable_subgroup", "main"),
             Kernel::Pool => wgsl!("pool", "main"),
             Kernel::Add => wgsl!("add", "main"),
             Kernel::Accumulate => wgsl!("accumulate", "main"),

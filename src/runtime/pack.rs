@@ -57,32 +57,30 @@ impl Pack {
         (self.end(start), bias_at)
     }
 
-    /// For `separable_wide` with blocks of `12 * twelves` output channels: `[K, 1, kH, kW]` taps if there are any, `[M, K, 1, 1]`
-    /// filters and bias. Gives the place, `pointwise_at` and `bias_at`, in vec4.
+    /// For `separable_subgroup` with blocks of `12 * twelves` output channels: `[K, 1, kH, kW]` taps if there are any,
+    /// `[M, K, 1, 1]` filters and bias. Gives the place and the eights of numbers in a line.
     pub fn separable(
         &mut self,
         taps: Option<&Tensor>,
         weight: &Tensor,
         bias: Option<&Tensor>,
         twelves: usize,
-    ) -> (Source, usize, usize) {
+    ) -> (Source, usize) {
         let (m, k) = (weight.shape[0], weight.shape[1]);
         let block = 12 * twelves;
+        let kernel = taps.map_or(0, |taps| taps.data.len() / k);
+        let line = (block + kernel).next_multiple_of(8);
         let start = self.begin();
-        if let Some(taps) = taps {
-            for kernel in taps.data.chunks(taps.data.len() / k) {
-                self.floats.extend_from_slice(kernel);
-                self.floats.resize(self.floats.len().next_multiple_of(4), 0.0);
+        for first in (0..m).step_by(block) {
+            let channels = first..first + block;
+            self.line(line, channels.clone().map(|f| if f < m { at(bias, f) } else { 0.0 }));
+            for c in 0..k {
+                let filters = channels.clone().map(|f| if f < m { weight.data[f * k + c] } else { 0.0 });
+                let taps = taps.map_or(&[][..], |taps| &taps.data[c * kernel..][..kernel]);
+                self.line(line, filters.chain(taps.iter().copied()));
             }
         }
-        let pointwise_at = (self.floats.len() - start) / 4;
-        for first in (0..m).step_by(block) {
-            let row = |c: usize| (first..first + block).map(move |f| if f < m { weight.data[f * k + c] } else { 0.0 });
-            (0..k).for_each(|c| self.floats.extend(row(c)));
-        }
-        let bias_at = (self.floats.len() - start) / 4;
-        self.floats.extend((0..m.next_multiple_of(block)).map(|f| if f < m { at(bias, f) } else { 0.0 }));
-        (self.end(start), pointwise_at, bias_at)
+        (self.end(start), line / 8)
     }
 
     /// For `linear`: `[O, I]` matrix and bias. Gives the place and `bias_at`, in vec4.
@@ -121,6 +119,11 @@ impl Pack {
         for tap in 0..taps {
             self.floats.extend(filters.map(|f| f.map_or(0.0, |f| weight.data[f * taps + tap])));
         }
+    }
+
+    /// `numbers` and zeros behind them, `len` in all.
+    fn line(&mut self, len: usize, numbers: impl Iterator<Item = f32>) {
+        self.floats.extend(numbers.chain(std::iter::repeat(0.0)).take(len));
     }
 
     fn begin(&mut self) -> usize {

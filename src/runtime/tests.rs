@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::cases::{Case, case, cases, network, unit};
 use super::emit::emit_grouped;
+use super::kernel::SUBGROUP;
 use super::naive;
 use super::{
-    AdapterChoice, AdapterFacts, BackendName, DeviceKind, Gpu, Kernel, Program, Reference, RuntimeError, Session,
-    Target, Tolerance, adapters, compare, compare_layers, emit,
+    AdapterChoice, AdapterFacts, BackendName, Gpu, Kernel, Program, Reference, RuntimeError, Session, Target,
+    Tolerance, adapters, compare, compare_layers, emit,
 };
 use crate::ir::{Builder, Op, Shape, Tensor, Window};
 use crate::passes::group::Grouping;
@@ -20,15 +21,15 @@ const LOOSE: Tolerance = Tolerance { atol: 1e9, rtol: 0.0 };
 
 /// Every choice of kernels.
 const TARGETS: [Target; 3] = [
-    Target { software: false, large_kernels: false },
-    Target { software: true, large_kernels: false },
-    Target { software: true, large_kernels: true },
+    Target { software: false, subgroups: false },
+    Target { software: true, subgroups: false },
+    Target { software: true, subgroups: true },
 ];
 
-/// The choices of kernels that the driver can compile within the patience of a test.
+/// The choices of kernels that run on the adapter.
 fn targets(gpu: &Gpu) -> impl Iterator<Item = Target> {
-    let slow = gpu.facts().kind == DeviceKind::Software && !gpu.target().large_kernels;
-    TARGETS.into_iter().filter(move |target| !(slow && target.large_kernels))
+    let subgroups = gpu.facts().subgroup == Some(SUBGROUP);
+    TARGETS.into_iter().filter(move |target| subgroups || !target.subgroups)
 }
 
 /// Every adapter, opened; a machine without one skips the test, unless nothing may be skipped.
@@ -213,9 +214,9 @@ fn groups_compute_what_their_nodes_compute_one_by_one() {
     let case = case("unit", 1, false, |b| unit(b, Window::same(3, 1, 1), [12, 8, 8], 25, true));
     let kernels = |program: &Program| program.dispatches().map(|d| d.kernel).collect::<Vec<_>>();
     let fused = emit(&case.model, 1, TARGETS[2]).unwrap();
-    assert_eq!(kernels(&fused), [Kernel::Relu, Kernel::SeparableWide]);
+    assert_eq!(kernels(&fused), [Kernel::Relu, Kernel::SeparableSubgroup]);
     let alone = emit_grouped(&case.model, 1, TARGETS[2], Grouping::NONE).unwrap();
-    assert_eq!(kernels(&alone), [Kernel::Depthwise, Kernel::SeparableWide, Kernel::Relu, Kernel::Add]);
+    assert_eq!(kernels(&alone), [Kernel::Depthwise, Kernel::SeparableSubgroup, Kernel::Relu, Kernel::Add]);
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Convolutions: which kernel computes a group around one, with the other value that it adds.
 //!
-//! Takes a [`Group`]; gives its dispatches. Where the driver compiles large kernels a separable unit is one kernel with large blocks in registers,
-//! which computes pointwise convolutions as well.
+//! Takes a [`Group`]; gives its dispatches. Where the kernel for subgroups runs, a separable unit is one dispatch; it computes
+//! pointwise convolutions as well.
 
 use super::{Emitter, Kernel, constants, threads, window_constants};
-use crate::ir::{Node, NodeId, Op, ParamId, Tensor, ValueId, Window};
+use crate::ir::{Node, Op, ParamId, Tensor, Window};
 use crate::passes::group::Group;
 use crate::runtime::RuntimeError;
-use crate::runtime::program::{Dispatch, Source};
+use crate::runtime::kernel::SUBGROUP;
+use crate::runtime::program::{Dispatch, Source, fold};
 
 /// The attributes of a convolution.
 struct Conv<'a> {
@@ -19,14 +20,13 @@ struct Conv<'a> {
     relu_out: bool,
 }
 
-/// Whether the kernel of separable units reaches all that a 4 x 4 block of results reads: `window` from planes of `size` to
+/// Whether the kernel of separable units reaches all that four results read: `window` from planes of `size` to
 /// planes of `out`. The numbers are those of the limits in its header.
 pub(super) fn fits(window: &Window, size: [usize; 2], out: [usize; 2]) -> bool {
-    let Window { kernel: [kh, kw], stride: [sh, sw], padding: [_, left, ..], dilation: [dh, dw], .. } = *window;
-    let rows = 3 * sh + (kh - 1) * dh + 1;
+    let Window { kernel: [kh, kw], stride: [_, sw], padding: [_, left, ..], dilation: [_, dw], .. } = *window;
     let last = 4 + 3 * sw + (kw - 1) * dw;
     let aligned = size[1].is_multiple_of(4) && out[1].is_multiple_of(4);
-    aligned && kh <= 5 && kw <= 5 && left <= 4 && rows <= 15 && last <= 15 + left
+    aligned && kh <= 5 && kw <= 5 && left <= 4 && last <= 15 + left
 }
 
 impl<'a> Emitter<'a> {
@@ -37,14 +37,10 @@ impl<'a> Emitter<'a> {
         let [n, c, h, w] = self.nchw(node.inputs[0]);
         // With one tap the dilation means nothing.
         let pointwise = conv.groups == 1 && Window { dilation: [1, 1], ..conv.window } == Window::valid(1, 1);
-        let other = group.add.map(|(_, other)| other);
-        if let Some(depthwise) = group.depthwise {
-            return Ok(vec![self.separable(depthwise, &conv, other, last)]);
-        }
         // With a few output channels the block would be mostly padding.
-        let wide = pointwise && self.target.large_kernels && conv.weight.shape[0] > 8;
-        if wide && (h * w).is_multiple_of(4) {
-            return Ok(vec![self.pointwise_wide(&conv, [n, c, h * w], other, node, last)]);
+        let subgroups = pointwise && self.target.subgroups && conv.weight.shape[0] > 8 && (h * w).is_multiple_of(4);
+        if group.depthwise.is_some() || subgroups {
+            return Ok(vec![self.separable(group, &conv)]);
         }
         let dispatch = if pointwise {
             self.pointwise(&conv, [n, c, h * w], node, last)
@@ -54,7 +50,7 @@ impl<'a> Emitter<'a> {
             self.dense(&conv, node, last)
         };
         let mut all = vec![dispatch];
-        if let Some(other) = other {
+        if let Some((_, other)) = group.add {
             let vec4s = self.elements(other).div_ceil(4);
             let reads = vec![Source::Value(self.place(other))];
             all.push(threads(Kernel::Accumulate, &[vec4s], reads, self.place(last.output)));
@@ -62,55 +58,39 @@ impl<'a> Emitter<'a> {
         Ok(all)
     }
 
-    fn separable(&mut self, depthwise: NodeId, conv: &Conv, other: Option<ValueId>, last: &Node) -> Dispatch {
-        let first = &self.graph.nodes[depthwise.index()];
-        let taps = self.attributes(first);
-        let [_, k, h, w] = self.nchw(first.inputs[0]);
-        let [n, m, oh, ow] = self.nchw(last.output);
-        let twelves = twelves(m);
-        let (packed, pointwise_at, bias_at) = self.pack.separable(Some(taps.weight), conv.weight, conv.bias, twelves);
-        let count = n * m.div_ceil(12 * twelves) * oh.div_ceil(4) * (ow / 4);
-        let sizes = [count, k, m, h, w, oh, ow, pointwise_at, bias_at];
-        let [top, left, ..] = taps.window.padding.map(|n| n as u32);
-        let mut all = constants(&[("PAD_TOP", top), ("PAD_LEFT", left), ("GROUPS", twelves as u32)]);
-        all.extend(window_constants(&taps.window));
-        all.extend(relu(taps.relu_in, conv.relu_out));
-        self.wide(all, &sizes, first.inputs[0], packed, other, last)
-    }
-
-    fn pointwise_wide(
-        &mut self,
-        conv: &Conv,
-        [n, k, pixels]: [usize; 3],
-        other: Option<ValueId>,
-        node: &Node,
-        last: &Node,
-    ) -> Dispatch {
-        let m = conv.weight.shape[0];
-        let twelves = twelves(m);
-        let (packed, pointwise_at, bias_at) = self.pack.separable(None, conv.weight, conv.bias, twelves);
-        // Any shape of the plane will do: with rows of 4 pixels the 16 pixels of a thread are neighbours.
-        let rows = pixels / 4;
-        let count = n * m.div_ceil(12 * twelves) * rows.div_ceil(4);
-        let sizes = [count, k, m, rows, 4, rows, 4, pointwise_at, bias_at];
-        let mut all = constants(&[("DEPTHWISE", 0), ("GROUPS", twelves as u32)]);
-        all.extend(relu(conv.relu_in, conv.relu_out));
-        self.wide(all, &sizes, node.inputs[0], packed, other, last)
-    }
-
-    fn wide(
-        &self,
-        mut constants: Vec<(String, u32)>,
-        sizes: &[usize],
-        input: ValueId,
-        packed: Source,
-        other: Option<ValueId>,
-        last: &Node,
-    ) -> Dispatch {
-        constants.push(("SUM".into(), u32::from(other.is_some())));
-        let other = other.map_or_else(|| self.nothing(), |other| Source::Value(self.place(other)));
-        let reads = vec![Source::Value(self.place(input)), packed, other];
-        Dispatch { constants, ..threads(Kernel::SeparableWide, sizes, reads, self.place(last.output)) }
+    /// The kernel for subgroups: `conv`, a pointwise one, behind the depthwise one of `group` if there is one.
+    fn separable(&mut self, group: &Group, conv: &Conv) -> Dispatch {
+        let first = &self.graph.nodes[group.depthwise.unwrap_or(group.node).index()];
+        let last = &self.graph.nodes[group.last().index()];
+        let taps = group.depthwise.map(|_| self.attributes(first));
+        let [n, k, h, w] = self.nchw(first.inputs[0]);
+        let [_, m, oh, ow] = self.nchw(last.output);
+        // A pointwise convolution takes any shape of the plane; with rows of 4 pixels those of a thread are neighbours.
+        let [h, w, oh, ow] = if taps.is_some() { [h, w, oh, ow] } else { [h * w / 4, 4, h * w / 4, 4] };
+        let mut constants = match &taps {
+            None => constants(&[("DEPTHWISE", 0)]),
+            Some(taps) => {
+                let ([top, left, ..], stride) = (taps.window.padding.map(|n| n as u32), taps.window.stride[1]);
+                // The threads of a subgroup cover whole rows, so that every neighbour is one of them or outside of the image.
+                let neighbours = w == stride * ow && stride <= 2 && [4, 8, 16, 32].contains(&ow);
+                let neighbours = ("NEIGHBOURS", u32::from(neighbours));
+                [window_constants(&taps.window), constants(&[("PAD_TOP", top), ("PAD_LEFT", left), neighbours])]
+                    .concat()
+            }
+        };
+        let twelves = m.div_ceil(12).min(3);
+        let blocks = m.div_ceil(12 * twelves);
+        let (packed, eights) =
+            self.pack.separable(taps.as_ref().map(|taps| taps.weight), conv.weight, conv.bias, twelves);
+        let other = group.add.map(|(_, other)| Source::Value(self.place(other)));
+        let sum = ("SUM", u32::from(other.is_some()));
+        constants.extend(super::constants(&[("GROUPS", twelves as u32), ("EIGHTS", eights as u32), sum]));
+        let groups = n * blocks * (oh * ow / 4).div_ceil(SUBGROUP as usize);
+        let relu_in = taps.as_ref().map_or(conv.relu_in, |taps| taps.relu_in);
+        let sizes = [groups, blocks, k, m, h, w, oh, ow, usize::from(relu_in), usize::from(conv.relu_out)];
+        let reads = vec![self.read(first, 0), packed, other.unwrap_or_else(|| self.nothing())];
+        let dispatch = threads(Kernel::SeparableSubgroup, &sizes, reads, self.place(last.output));
+        Dispatch { constants, workgroups: fold(groups), ..dispatch }
     }
 
     fn pointwise(&mut self, conv: &Conv, [n, k, pixels]: [usize; 3], node: &Node, last: &Node) -> Dispatch {
@@ -182,9 +162,4 @@ impl Conv<'_> {
 
 fn relu(before: bool, after: bool) -> Vec<(String, u32)> {
     constants(&[("RELU_IN", u32::from(before)), ("RELU_OUT", u32::from(after))])
-}
-
-/// Twelves of output channels in a block.
-fn twelves(channels: usize) -> usize {
-    channels.div_ceil(12).min(3)
 }

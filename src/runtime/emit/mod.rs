@@ -21,8 +21,8 @@ use crate::passes::plan::{BUFFER_ALIGN, Plan, plan};
 pub struct Target {
     /// The adapter computes on the CPU: large register blocks pay, workgroup memory does not.
     pub software: bool,
-    /// The driver compiles kernels of hundreds of registers in a moment: lavapipe does, SwiftShader takes minutes.
-    pub large_kernels: bool,
+    /// Subgroups have 8 threads and exchange values more cheaply than they load them, as on lavapipe.
+    pub subgroups: bool,
 }
 
 /// Compiles `model` for `batch` images.
@@ -30,7 +30,7 @@ pub struct Target {
 /// # Errors
 /// When a node does something that no kernel does, or a value is too large for 32-bit indices.
 pub fn emit(model: &Verified<Model>, batch: usize, target: Target) -> Result<Program, RuntimeError> {
-    emit_grouped(model, batch, target, Grouping { separable: target.large_kernels.then_some(conv::fits), add: true })
+    emit_grouped(model, batch, target, Grouping { separable: target.subgroups.then_some(conv::fits), add: true })
 }
 
 /// As [`emit`], with the groups that `grouping` allows.
