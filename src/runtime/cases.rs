@@ -277,6 +277,8 @@ impl Table {
             ("3x3 dilation 2", Window::same(3, 1, 2), [6, 4]),
             ("5x5 dilation 2", Window::same(5, 1, 2), [8, 12]),
             ("3x3 stride 2", Window::same(3, 2, 1), [8, 16]),
+            ("3x3 stride 2 on 24 columns", Window::same(3, 2, 1), [5, 24]),
+            ("3x3 on 32 columns", Window::same(3, 1, 1), [3, 32]),
             ("5x5 stride 2", Window::same(5, 2, 1), [9, 8]),
             ("5x5 dilation 2 stride 2", Window::same(5, 2, 2), [8, 8]),
             ("2x4 uneven", Window { padding: [1, 0, 0, 3], ..Window::new([2, 4], [1, 1], [0, 0], [2, 1]) }, [6, 8]),
@@ -286,7 +288,7 @@ impl Table {
         ];
         for (i, (name, window, [h, w])) in windows.into_iter().enumerate() {
             for batch in [1, 3] {
-                let (channels, filters) = ([5, 13, 12][i % 3], [36, 40, 9, 12, 80][i % 5]);
+                let (channels, filters) = ([5, 13, 12][i % 3], [36, 40, 9, 20, 80][i % 5]);
                 let name = format!("separable {name} {channels}->{filters}");
                 let build = |b: &mut Builder| unit(b, window, [channels, h, w], filters, i % 2 == 0);
                 self.cases.push(case(&name, batch, false, build));

@@ -211,6 +211,14 @@ fn groups_compute_what_their_nodes_compute_one_by_one() {
             assert!(rel <= if case.exact { 0.0 } else { 1e-5 }, "{} on {}: {rel:e}", case.name, gpu.facts());
         }
     }
+    let programs = cases().into_iter().map(|case| emit(&case.model, batch_of(&case), TARGETS[2]).unwrap());
+    let dispatches: Vec<_> = programs.flat_map(|p| p.dispatches().cloned().collect::<Vec<_>>()).collect();
+    for (name, values) in [("NEIGHBOURS", 0..2), ("SUM", 0..2), ("DEPTHWISE", 0..1), ("GROUPS", 1..4)] {
+        for value in values {
+            let met = dispatches.iter().any(|d| d.constants.contains(&(name.to_owned(), value)));
+            assert!(met, "no case has {name} = {value}");
+        }
+    }
     let case = case("unit", 1, false, |b| unit(b, Window::same(3, 1, 1), [12, 8, 8], 25, true));
     let kernels = |program: &Program| program.dispatches().map(|d| d.kernel).collect::<Vec<_>>();
     let fused = emit(&case.model, 1, TARGETS[2]).unwrap();
