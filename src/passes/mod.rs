@@ -10,6 +10,7 @@ mod fuse_activations;
 mod merge_reduce;
 mod mix;
 pub mod plan;
+pub mod quantize;
 mod separable;
 mod strip_training;
 

@@ -30,6 +30,8 @@ pub enum Kernel {
     Add,
     /// Element-wise maximum with 0.
     Relu,
+    /// Every element to the nearest number of a grid of 256.
+    QuantizeDequantize,
     /// Factor and shift for every channel.
     BatchNorm,
     /// Mean of every plane.
@@ -46,7 +48,7 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Kernel; 15] = [
+    pub const ALL: [Kernel; 16] = [
         Kernel::Conv,
         Kernel::Depthwise,
         Kernel::Pointwise,
@@ -56,6 +58,7 @@ impl Kernel {
         Kernel::Pool,
         Kernel::Add,
         Kernel::Relu,
+        Kernel::QuantizeDequantize,
         Kernel::BatchNorm,
         Kernel::GlobalAvgPool,
         Kernel::Linear,
@@ -90,6 +93,7 @@ impl Kernel {
             | Kernel::Pool
             | Kernel::Add
             | Kernel::Relu
+            | Kernel::QuantizeDequantize
             | Kernel::BatchNorm
             | Kernel::GlobalAvgPool
             | Kernel::Linear
@@ -103,7 +107,7 @@ impl Kernel {
     pub fn reads(self) -> usize {
         match self {
             Kernel::Fill => 0,
-            Kernel::Pool | Kernel::Relu | Kernel::GlobalAvgPool | Kernel::Copy => 1,
+            Kernel::Pool | Kernel::Relu | Kernel::QuantizeDequantize | Kernel::GlobalAvgPool | Kernel::Copy => 1,
             Kernel::Conv
             | Kernel::Depthwise
             | Kernel::Pointwise
@@ -133,6 +137,7 @@ impl Kernel {
             Kernel::Pool => wgsl!("pool", "main"),
             Kernel::Add => wgsl!("add", "main"),
             Kernel::Relu => wgsl!("relu", "main"),
+            Kernel::QuantizeDequantize => wgsl!("quantize_dequantize", "main"),
             Kernel::BatchNorm => wgsl!("batch_norm", "main"),
             Kernel::GlobalAvgPool => wgsl!("global_avg_pool", "main"),
             Kernel::Linear => wgsl!("linear", "main"),

@@ -146,6 +146,9 @@ pub enum TrainError {
     Pass(#[from] PassError),
 }
 
+/// Why a quantised network is not trained: rounding has no gradient.
+const QUANTIZED: &str = "it rounds to eight bits, which has no gradient; train the network before it is quantised";
+
 /// The one element of a loss, if it is a finite number.
 ///
 /// # Errors

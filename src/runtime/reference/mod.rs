@@ -136,6 +136,9 @@ fn evaluate(op: &Op, inputs: &[&Tensor], weights: &Weights) -> Tensor {
         Op::ChannelShuffle { groups } => layout::channel_shuffle(x, *groups),
         Op::Separable { units } => fused::separable(x, units, weights),
         Op::Mix { channels, terms } => fused::mix(inputs, *channels, terms),
+        Op::QuantizeDequantize(grid) => {
+            Tensor::new(x.shape.clone(), x.data.iter().map(|v| grid.nearest(*v)).collect())
+        }
         Op::DropPath => x.clone(),
     }
 }
