@@ -27,7 +27,9 @@ impl fmt::Display for Graph {
 }
 
 fn attributes(graph: &Graph, op: &Op) -> String {
-    let param = |id: &ParamId| format!("@{}{}", graph.param(*id).name, if graph.param(*id).codes.is_some() { " quantized" } else { "" });
+    let param = |id: &ParamId| {
+        format!("@{}{}", graph.param(*id).name, if graph.param(*id).codes.is_some() { " quantized" } else { "" })
+    };
     let mut words: Vec<String> = Vec::new();
     match op {
         Op::Conv { weight, bias, window: w, groups, relu_in, relu_out } => {

@@ -47,7 +47,14 @@ fn fold(model: &mut Model, i: usize) -> Option<()> {
     let folded = match bias {
         Some(id) => id,
         None => {
-            let param = Param { name, alias: None, shape: vec![channels], role: Role::Bias, init: Init::Constant(0.0), codes: None };
+            let param = Param {
+                name,
+                alias: None,
+                shape: vec![channels],
+                role: Role::Bias,
+                init: Init::Constant(0.0),
+                codes: None,
+            };
             model.graph.params.push(param);
             model.weights.0.push(Tensor::default());
             ParamId(model.graph.params.len() as u32 - 1)

@@ -4,6 +4,7 @@
 //! are trained by the same code; what the architecture weights are is left to `search`.
 
 pub mod augmentation;
+pub mod calibrate;
 pub mod checkpoint;
 mod checkpoint_file;
 pub mod config;

@@ -5,9 +5,9 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
-use super::{QUANTIZED, TrainError};
 use super::drop_path::keep_mask;
 use super::module::{Mode, Statistics, Value, kernel_window, unbiased};
+use super::{QUANTIZED, TrainError};
 use crate::ir::{Graph, Grid, MixTerm, Node, Op, ParamId, Range, Unit, ValueId, Window};
 use crate::kernels;
 

@@ -64,7 +64,8 @@ impl<'a> Reader<'a> {
             return Err(view.unsupported("its scale or zero point is not that of the QuantizeLinear before it"));
         }
         let code = if signed { zero } else { zero - 128 };
-        let zero_point = i8::try_from(code).map_err(|_| view.error(format!("the zero point {zero} is out of range")))?;
+        let zero_point =
+            i8::try_from(code).map_err(|_| view.error(format!("the zero point {zero} is out of range")))?;
         self.emit(view, Op::QuantizeDequantize(Grid { scale, zero_point }), &[value]).map(Some)
     }
 

@@ -19,9 +19,9 @@ use crate::kernels::{
     cpu::{combine::Combination, combine::Source, norm, planes, readable, separable, vector, with_team},
     ops::{KernelGrads, KernelOps},
 };
-use crate::train::{QUANTIZED, TrainError};
 use crate::train::drop_path::keep_mask;
 use crate::train::module::kernel_window;
+use crate::train::{QUANTIZED, TrainError};
 
 /// Runs the graph, with batch statistics in training and running ones in evaluation.
 ///
