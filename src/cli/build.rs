@@ -142,11 +142,11 @@ pub fn run(args: &BuildArgs, common: &Common, console: &Console) -> Result<Verdi
     }
     let built_in = if recorded == Some(None) { "quick" } else { preset };
     let data_path = options.data.clone().or(recorded.flatten());
-    let wants_data = data_path.is_some() || config.epochs > 0;
-    let data = wants_data.then(|| stage::dataset(data_path.as_deref(), built_in, console)).transpose()?;
-    if int8.is_some() && data.is_none() {
+    if int8.is_some() && data_path.is_none() && built_in != "quick" {
         bail!(int8::NEEDS_DATA);
     }
+    let wants_data = data_path.is_some() || config.epochs > 0 || int8.is_some();
+    let data = wants_data.then(|| stage::dataset(data_path.as_deref(), built_in, console)).transpose()?;
     let default = PathBuf::from("runs").join(&genotype.name);
     let out = args.run.resume.as_ref().or(args.out.as_ref()).unwrap_or(&default);
     let is_file = out.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));

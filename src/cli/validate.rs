@@ -52,10 +52,11 @@ pub struct ValidateArgs {
     /// Seed of random inputs
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Allowed difference relative to the expected value; 1e-3 if absent, for quantised models 0
+    /// Allowed difference relative to the expected value; 1e-3 if absent. A quantised model, if neither this nor --atol is given,
+    /// may differ by 5 % of its largest output
     #[arg(long, value_name = "X", value_parser = not_negative)]
     rtol: Option<f64>,
-    /// Allowed absolute difference; 1e-4 if absent, for quantised models 5 % of the largest output
+    /// Allowed absolute difference; 1e-4 if absent
     #[arg(long, value_name = "X", value_parser = not_negative)]
     atol: Option<f64>,
     /// Compare every layer, too (done anyway if the outputs do not agree, or hardly depend on the inputs)

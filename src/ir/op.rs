@@ -230,7 +230,7 @@ pub enum Op {
         /// What is added up.
         terms: Vec<MixTerm>,
     },
-    /// [QuantizeLinear](https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html) to int8 and
+    /// [QuantizeLinear](https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html) to eight bits and
     /// [DequantizeLinear](https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html) of its result, by one scale and zero point
     /// for the whole value: every element becomes the nearest number of the grid. Evaluation only.
     QuantizeDequantize(Grid),

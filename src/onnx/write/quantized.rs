@@ -1,10 +1,11 @@
 //! Eight bits in the file: QuantizeLinear and DequantizeLinear around values, DequantizeLinear behind parameters.
 //!
 //! Takes nodes and parameters of a quantised model; adds the nodes, the codes and their scales. The form is the one that
-//! onnxruntime recognises and runs on integers: int8 values with a scale and a zero point, int8 weights with a scale for each
-//! output channel, int32 biases whose scales are the products of the two.
+//! onnxruntime recognises and runs on integers: uint8 values with a scale and a zero point, int8 weights with a scale for each
+//! output channel, int32 biases whose scales are the products of the two. A code of the IR is written with 128 added: on x86
+//! onnxruntime makes int8 values uint8 where one node reads them, and then leaves every node between the two kinds in float.
 
-use super::{Writer, node};
+use super::{Writer, node, tensor};
 use crate::ir::{Grid, Node, ParamId, Shape, Width};
 use crate::onnx::OnnxError;
 use crate::onnx::proto::{TensorProto, data_type};
@@ -20,7 +21,7 @@ impl Writer<'_> {
         let reads = std::mem::take(input);
         let proto = self.node_proto(&format!("{}/quantize", node.name), "QuantizeLinear", reads, made.clone());
         self.file.node.push(proto);
-        let info = self.value_info(&made, &shape, data_type::INT8);
+        let info = self.value_info(&made, &shape, data_type::UINT8);
         self.file.value_info.push(info);
         input.push(made);
         input.extend(arguments);
@@ -73,8 +74,9 @@ impl Writer<'_> {
     }
 
     fn zero_point(&mut self, code: i8) -> String {
-        let tensor = self.code_tensor("", &[], Width::Int8, &[i32::from(code)]);
-        self.shared(&format!("int8_{code}"), tensor)
+        // 128 more, as a byte.
+        let byte = (code as u8) ^ 0x80;
+        self.shared(&format!("uint8_{byte}"), tensor::tensor("", &[], data_type::UINT8, vec![byte]))
     }
 
     fn check_float32(&self, node: &str, op: &str) -> Result<(), OnnxError> {

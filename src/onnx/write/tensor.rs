@@ -69,7 +69,8 @@ impl Writer<'_> {
     }
 }
 
-fn tensor(name: &str, shape: &[usize], data_type: i32, raw: Vec<u8>) -> TensorProto {
+/// A tensor of these bytes.
+pub(super) fn tensor(name: &str, shape: &[usize], data_type: i32, raw: Vec<u8>) -> TensorProto {
     TensorProto {
         name: name.into(),
         dims: shape.iter().map(|d| *d as i64).collect(),
