@@ -171,7 +171,7 @@ fn evaluate(model: &Model, op: &Op, xs: &[&Array]) -> Array {
             let below = quotient.floor();
             let up = quotient - below > 0.5 || (quotient - below == 0.5 && below % 2.0 != 0.0);
             let zero = f64::from(grid.zero_point);
-            let code = (below + f64::from(u8::from(up)) + zero).max(-128.0).min(127.0);
+            let code = (below + f64::from(u8::from(up)) + zero).clamp(-128.0, 127.0);
             (code - zero) * f64::from(grid.scale)
         }),
         Op::DropPath => x.clone(),
