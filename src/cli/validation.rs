@@ -12,7 +12,7 @@ use super::load::fixed_batch;
 use super::progress::Console;
 use super::tensors::{append_rows, argmax, random_inputs, slice_rows};
 use crate::data::{ImageSet, Preprocess};
-use crate::ir::{Graph, Grid, Model, Op, Tensor, Verified};
+use crate::ir::{Graph, Model, Tensor, Verified};
 use crate::onnx::ModelInfo;
 use crate::passes::{RUNTIME, apply};
 use crate::runtime::{
@@ -26,8 +26,8 @@ const TELLING: f64 = 10.0;
 /// How far a layer may differ, relative to its largest element: a thousand times what rounding does in deep networks.
 pub const LAYER_TOLERANCE: f64 = 1e-3;
 
-/// The same for the layers that round to eight bits: one step where the largest element is the 127th.
-const STEP_TOLERANCE: f64 = 1.0 / 126.0;
+/// Steps by which a layer that rounds to eight bits may be off: one, with its rounding in float32.
+const STEP_TOLERANCE: f64 = 1.001;
 
 /// How far the outputs of a quantised model may differ, relative to the largest one: an element that lies in the middle between
 /// two codes becomes either, and what that does reaches the outputs.
@@ -277,8 +277,10 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
 /// values, and one that is tight on purpose may fail a layer for its rounding. So its own scale counts. Rounding to eight bits
 /// may be off by a step.
 pub fn layer_ok(layer: &LayerComparison) -> bool {
-    let rounds = layer.op == Op::QuantizeDequantize(Grid { scale: 1.0, zero_point: 0 }).name();
-    layer.comparison.max_rel <= if rounds { STEP_TOLERANCE } else { LAYER_TOLERANCE }
+    match layer.step {
+        Some(step) => layer.comparison.max_abs <= STEP_TOLERANCE * f64::from(step),
+        None => layer.comparison.max_rel <= LAYER_TOLERANCE,
+    }
 }
 
 /// The tolerance where none was asked for.

@@ -16,6 +16,9 @@ pub struct LayerComparison {
     pub name: String,
     /// Name of its op.
     pub op: &'static str,
+    /// Distance of neighbouring numbers, where the layer rounds to eight bits: it may be off by that.
+    #[serde(skip)]
+    pub step: Option<f32>,
     /// The figures.
     #[serde(flatten)]
     pub comparison: Comparison,
@@ -37,10 +40,12 @@ pub fn compare_layers(
     session.run_all(inputs, &mut |name, got| {
         if let Some((node, expected)) = steps.step() {
             let comparison = compare(name, &got, expected, tolerance);
-            if matches!(node.op, Op::QuantizeDequantize(_)) {
+            let step = if let Op::QuantizeDequantize(grid) = node.op { Some(grid.scale) } else { None };
+            if step.is_some() {
                 steps.replace(node, got);
             }
-            layers.push(comparison.map(|c| LayerComparison { name: name.into(), op: node.op.name(), comparison: c }));
+            let (name, op) = (name.into(), node.op.name());
+            layers.push(comparison.map(|comparison| LayerComparison { name, op, step, comparison }));
         }
     })?;
     let mut layers = layers.into_iter().collect::<Result<Vec<_>, _>>()?;
