@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::args::{Common, above_zero};
 use super::args_train::{TrainOptions, check_classes};
 use super::export::{ExportOptions, Exported, export};
+use super::int8::{self, Int8Args};
 use super::progress::Console;
 use super::stage::{self, RunOptions};
 use super::stop::Stop;
@@ -62,6 +63,8 @@ pub struct BuildArgs {
     /// Weights and arithmetic of the file in float16; inputs and outputs stay float32
     #[arg(long)]
     fp16: bool,
+    #[command(flatten)]
+    int8: Int8Args,
     /// Do not run the exported file
     #[arg(long)]
     no_validate: bool,
@@ -117,6 +120,7 @@ pub fn run(args: &BuildArgs, common: &Common, console: &Console) -> Result<Verdi
         (None, Some(folder)) => load::genotype(&folder.join(GENOTYPE).display().to_string())?,
         (None, None) => bail!("GENOTYPE is missing: give a file, or the name of one that comes with the program"),
     };
+    let int8 = args.int8.chosen()?;
     let preset = match (options.preset.as_deref(), args.network.as_deref()) {
         (Some(preset), _) => preset,
         (None, Some("imagenet")) => "imagenet",
@@ -138,7 +142,10 @@ pub fn run(args: &BuildArgs, common: &Common, console: &Console) -> Result<Verdi
     }
     let built_in = if recorded == Some(None) { "quick" } else { preset };
     let data_path = options.data.clone().or(recorded.flatten());
-    let wants_data = data_path.is_some() || config.epochs > 0;
+    if int8.is_some() && data_path.is_none() && built_in != "quick" {
+        bail!(int8::NEEDS_DATA);
+    }
+    let wants_data = data_path.is_some() || config.epochs > 0 || int8.is_some();
     let data = wants_data.then(|| stage::dataset(data_path.as_deref(), built_in, console)).transpose()?;
     let default = PathBuf::from("runs").join(&genotype.name);
     let out = args.run.resume.as_ref().or(args.out.as_ref()).unwrap_or(&default);
@@ -161,6 +168,7 @@ pub fn run(args: &BuildArgs, common: &Common, console: &Console) -> Result<Verdi
             keep_bn: args.keep_bn,
             keep_reduce: args.keep_reduce,
             half: args.fp16,
+            int8,
             validate: !args.no_validate,
             adapter: args.adapter.clone().unwrap_or_default(),
             samples: args.samples,

@@ -11,10 +11,11 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use super::build::Plan;
+use super::int8::{Int8, Quantized, quantized};
 use super::load;
 use super::progress::Console;
 use super::tensors::random_inputs;
-use super::validation::{Feed, Request, is_no_adapter, validate_model};
+use super::validation::{Feed, QUANTIZED_TOLERANCE, Request, is_no_adapter, validate_model};
 use crate::data::{Dataset, Loader};
 use crate::ir::{Model, Tensor, Verified, fingerprint, verify};
 use crate::lower::Network;
@@ -41,6 +42,8 @@ pub struct ExportOptions {
     pub keep_reduce: bool,
     /// float16 inside of the file.
     pub half: bool,
+    /// Eight bits inside of the file.
+    pub int8: Option<Int8>,
     pub validate: bool,
     pub adapter: AdapterChoice,
     pub samples: usize,
@@ -57,6 +60,9 @@ pub struct Exported {
     pub max_rel: Option<f64>,
     /// The adapter that computed.
     pub adapter: Option<String>,
+    /// What quantisation did, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub int8: Option<Quantized>,
     /// Whether a comparison was made and failed.
     #[serde(skip)]
     disagrees: bool,
@@ -100,7 +106,14 @@ pub fn export(
     for done in applied {
         console.detail(format_args!("pass {}: {} rewrites, {} nodes", done.pass, done.rewrites, done.nodes));
     }
-    let metadata = info(plan, network, top1)?.to_metadata();
+    let (exported, int8) = match &options.int8 {
+        Some(int8) => {
+            let (exported, int8) = quantized(exported, int8, plan, network, device, top1, console)?;
+            (exported, Some(int8))
+        }
+        None => (exported, None),
+    };
+    let metadata = info(plan, network, top1, int8.as_ref())?.to_metadata();
     let exported = verify(Model { metadata, ..exported.into_inner() })?;
     let write = WriteOptions {
         opset: options.opset,
@@ -113,26 +126,31 @@ pub fn export(
     console.message(format_args!("{} written, {:.1} MB", plan.onnx.display(), bytes.len() as f64 / 1e6));
 
     if !options.validate {
-        return Ok(Exported { validated: false, max_abs: None, max_rel: None, adapter: None, disagrees: false });
+        return Ok(Exported { validated: false, max_abs: None, max_rel: None, adapter: None, int8, disagrees: false });
     }
     let (images, labels) = samples(plan, network, &exported)?;
-    let logits = trained_logits(model, &images, device)?;
+    // What quantisation changes is told by the accuracy; the file must compute the quantised network.
+    let logits = trained_logits(if int8.is_some() { &exported } else { model }, &images, device)?;
     if let Some(folder) = plan.folder {
         write_samples(&folder.join("samples.safetensors"), &images, labels.as_deref(), &logits)?;
     }
-    check(plan, images, logits, console)
+    Ok(Exported { int8, ..check(plan, images, logits, console)? })
 }
 
 /// Reads the file back and compares it with the trained network's logits.
 fn check(plan: &Plan, images: Tensor, logits: Tensor, console: &Console) -> Result<Exported> {
     let file = load::model(plan.onnx)?;
     let largest = logits.data.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
-    let share = if plan.export.half { HALF_LOGIT_TOLERANCE } else { LOGIT_TOLERANCE };
+    let share = match (plan.export.half, plan.export.int8) {
+        (_, Some(_)) => QUANTIZED_TOLERANCE,
+        (true, None) => HALF_LOGIT_TOLERANCE,
+        (false, None) => LOGIT_TOLERANCE,
+    };
     let tolerance = Tolerance { atol: share * largest, rtol: 0.0 };
     let request = Request {
         adapter: &plan.export.adapter,
         batch: None,
-        tolerance,
+        tolerance: Some(tolerance),
         reference_samples: 4.min(images.shape[0]),
         layers: false,
         feed: Feed::Given { inputs: vec![images.clone()], expected: Some(vec![logits.clone()]) },
@@ -158,12 +176,13 @@ fn check(plan: &Plan, images: Tensor, logits: Tensor, console: &Console) -> Resu
         max_abs: Some(compared.max_abs),
         max_rel: Some(compared.max_abs / largest.max(f64::MIN_POSITIVE)),
         adapter,
+        int8: None,
         disagrees: !ok,
     })
 }
 
 /// What travels in the file: enough to preprocess an image and to rebuild the network.
-fn info(plan: &Plan, network: &Network, top1: Option<f64>) -> Result<ModelInfo> {
+fn info(plan: &Plan, network: &Network, top1: Option<f64>, int8: Option<&Quantized>) -> Result<ModelInfo> {
     let names = |n: usize| (0..n).map(|i| format!("class_{i}")).collect();
     let resize = plan.data.filter(|d| d.train.common_size() != Some(network.image)).map(|_| {
         let recipe = augmentation::evaluation(plan.config.network, network.image, None);
@@ -180,7 +199,9 @@ fn info(plan: &Plan, network: &Network, top1: Option<f64>) -> Result<ModelInfo> 
         resize,
         genotype: Some(plan.genotype.to_yaml()),
         dataset: plan.data.map(|data| data.name.clone()),
-        top1,
+        top1: int8.map(|int8| int8.top1).or(top1),
+        float_top1: int8.map(|int8| int8.float_top1),
+        quantization: int8.map(Quantized::how),
         seed: Some(plan.config.seed),
         // How many threads compute it changes nothing of the result.
         config: Some(fingerprint(&serde_yaml::to_string(&TrainConfig { threads: None, ..plan.config.clone() })?)),

@@ -26,6 +26,8 @@ mod devices;
 #[cfg(feature = "train")]
 mod export;
 mod inspect;
+#[cfg(feature = "train")]
+mod int8;
 mod load;
 #[cfg(feature = "train")]
 mod pipeline;

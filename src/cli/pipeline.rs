@@ -123,6 +123,7 @@ pub fn run(args: &PipelineArgs, common: &Common, console: &Console) -> Result<Ve
             keep_bn: false,
             keep_reduce: false,
             half: false,
+            int8: None,
             validate: true,
             adapter: args.adapter.clone().unwrap_or_default(),
             samples: 64,

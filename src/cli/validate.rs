@@ -52,12 +52,13 @@ pub struct ValidateArgs {
     /// Seed of random inputs
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Allowed difference relative to the expected value
-    #[arg(long, value_name = "X", value_parser = not_negative, default_value_t = Tolerance::default().rtol)]
-    rtol: f64,
-    /// Allowed absolute difference
-    #[arg(long, value_name = "X", value_parser = not_negative, default_value_t = Tolerance::default().atol)]
-    atol: f64,
+    /// Allowed difference relative to the expected value; 1e-3 if absent. A quantised model, if neither this nor --atol is given,
+    /// may differ by 5 % of its largest output
+    #[arg(long, value_name = "X", value_parser = not_negative)]
+    rtol: Option<f64>,
+    /// Allowed absolute difference; 1e-4 if absent
+    #[arg(long, value_name = "X", value_parser = not_negative)]
+    atol: Option<f64>,
     /// Compare every layer, too (done anyway if the outputs do not agree, or hardly depend on the inputs)
     #[arg(long)]
     layers: bool,
@@ -65,10 +66,13 @@ pub struct ValidateArgs {
 
 pub fn run(args: &ValidateArgs, console: &Console) -> Result<Verdict> {
     let model = load::model(&args.model)?;
+    let usual = Tolerance::default();
+    let tolerance = (args.rtol.is_some() || args.atol.is_some())
+        .then(|| Tolerance { atol: args.atol.unwrap_or(usual.atol), rtol: args.rtol.unwrap_or(usual.rtol) });
     let request = Request {
         adapter: &args.adapter.clone().unwrap_or_default(),
         batch: args.batch,
-        tolerance: Tolerance { atol: args.atol, rtol: args.rtol },
+        tolerance,
         reference_samples: args.reference_samples,
         layers: args.layers,
         feed: feed(args, &model, console)?,

@@ -26,14 +26,21 @@ const TELLING: f64 = 10.0;
 /// How far a layer may differ, relative to its largest element: a thousand times what rounding does in deep networks.
 pub const LAYER_TOLERANCE: f64 = 1e-3;
 
+/// Steps by which a layer that rounds to eight bits may be off: one, with its rounding in float32.
+const STEP_TOLERANCE: f64 = 1.001;
+
+/// How far the outputs of a quantised model may differ, relative to the largest one: an element that lies in the middle between
+/// two codes becomes either, and what that does reaches the outputs.
+pub const QUANTIZED_TOLERANCE: f64 = 5e-2;
+
 /// How a model is validated.
 pub struct Request<'a> {
     /// Where it runs.
     pub adapter: &'a AdapterChoice,
     /// Images in a run; chosen if absent.
     pub batch: Option<usize>,
-    /// How far results may differ.
-    pub tolerance: Tolerance,
+    /// How far results may differ. If absent the usual tolerance, for quantised models one relative to the largest output.
+    pub tolerance: Option<Tolerance>,
     /// How many samples the reference, which is slow, runs too; rounded up to whole runs.
     pub reference_samples: usize,
     /// Whether every layer is compared, too. It always is if the outputs do not agree, or tell little (see
@@ -220,7 +227,8 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
     drop(bar);
 
     let names: Vec<&str> = model.graph.outputs.iter().map(|o| o.name.as_str()).collect();
-    let worst = |expected: &[Tensor]| worst(&names, &got, expected, request.tolerance);
+    let tolerance = request.tolerance.unwrap_or_else(|| usual_tolerance(model, &reference_got));
+    let worst = |expected: &[Tensor]| worst(&names, &got, expected, tolerance);
     let by_reference = worst(&reference_got)?;
     let by_expected = match feed {
         Feed::Given { expected: Some(expected), .. } => Some(worst(expected)?),
@@ -228,13 +236,13 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
     };
     let outputs_ok = by_reference.ok && by_expected.as_ref().is_none_or(|c| c.ok);
     let output_spread = reference_got.iter().filter_map(spread).max_by(f64::total_cmp);
-    let telling = output_spread.is_some_and(|spread| spread > TELLING * allowed(&reference_got, request.tolerance));
+    let telling = output_spread.is_some_and(|spread| spread > TELLING * allowed(&reference_got, tolerance));
     let layers = match request.layers || !outputs_ok || !telling {
         false => None,
         true => {
             console.detail("comparing every layer");
             let inputs = feed.inputs(&model.graph, 0, rows)?;
-            Some(compare_layers(&optimised, &mut session, &inputs, request.tolerance)?)
+            Some(compare_layers(&optimised, &mut session, &inputs, tolerance)?)
         }
     };
     let ok = outputs_ok && layers.iter().flatten().all(layer_ok);
@@ -256,7 +264,7 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
         samples,
         reference_samples,
         batch: rows,
-        tolerance: request.tolerance,
+        tolerance,
         top1: accuracy(&got),
         reference_top1: accuracy(&reference_got),
         reference: by_reference,
@@ -266,9 +274,21 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
 }
 
 /// Whether a layer agrees. The tolerance of the outputs says nothing here: an absolute one passes any layer of small
-/// values, and one that is tight on purpose may fail a layer for its rounding. So its own scale counts.
+/// values, and one that is tight on purpose may fail a layer for its rounding. So its own scale counts. Rounding to eight bits
+/// may be off by a step.
 pub fn layer_ok(layer: &LayerComparison) -> bool {
-    layer.comparison.max_rel <= LAYER_TOLERANCE
+    match layer.step {
+        Some(step) => layer.comparison.max_abs <= STEP_TOLERANCE * f64::from(step),
+        None => layer.comparison.max_rel <= LAYER_TOLERANCE,
+    }
+}
+
+/// The tolerance where none was asked for.
+fn usual_tolerance(model: &Model, outputs: &[Tensor]) -> Tolerance {
+    match model.graph.is_quantized() {
+        true => Tolerance { atol: QUANTIZED_TOLERANCE * largest(outputs), rtol: 0.0 },
+        false => Tolerance::default(),
+    }
 }
 
 /// The comparison of the output that agrees least. Where `expected` has fewer rows, as many are compared.
@@ -298,8 +318,11 @@ fn spread(output: &Tensor) -> Option<f64> {
 
 /// The largest difference that the tolerance allows anywhere in the outputs.
 fn allowed(outputs: &[Tensor], tolerance: Tolerance) -> f64 {
-    let largest = outputs.iter().flat_map(|t| &t.data).fold(0f32, |largest, x| largest.max(x.abs()));
-    tolerance.atol + tolerance.rtol * f64::from(largest)
+    tolerance.atol + tolerance.rtol * largest(outputs)
+}
+
+fn largest(outputs: &[Tensor]) -> f64 {
+    f64::from(outputs.iter().flat_map(|t| &t.data).fold(0f32, |largest, x| largest.max(x.abs())))
 }
 
 fn accuracy(logits: &Tensor, labels: &[usize]) -> f64 {

@@ -35,7 +35,7 @@ impl Builder {
         init: Init,
     ) -> ParamId {
         let id = ParamId(self.graph.params.len() as u32);
-        self.graph.params.push(Param { name: name.into(), alias, shape: shape.to_vec(), role, init });
+        self.graph.params.push(Param { name: name.into(), alias, shape: shape.to_vec(), role, init, codes: None });
         id
     }
 

@@ -91,6 +91,7 @@ fn node_cost(graph: &Graph, op: &Op, input: Option<ValueId>, output: ValueId) ->
         | Op::WeightedSum { .. }
         | Op::ChannelShuffle { .. }
         | Op::Mix { .. }
+        | Op::QuantizeDequantize(_)
         | Op::DropPath => NodeCost::default(),
     }
 }

@@ -122,6 +122,11 @@ impl Graph {
         self.outputs.iter().any(|o| o.value == value)
     }
 
+    /// Whether some value is rounded to eight bits.
+    pub fn is_quantized(&self) -> bool {
+        self.nodes.iter().any(|node| matches!(node.op, Op::QuantizeDequantize(_)))
+    }
+
     /// Makes every reader of `old`, the outputs included, read `new` instead.
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
         for node in &mut self.nodes {

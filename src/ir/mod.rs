@@ -12,6 +12,9 @@
 //! Parameters (weights, batch-norm statistics) are not values: an op names them by [`ParamId`], and their contents lie
 //! beside the graph in [`Weights`], so that one graph serves for counting, training and export.
 //!
+//! A quantised graph is an ordinary one: [`Op::QuantizeDequantize`] rounds a value to numbers that eight bits can hold, and a
+//! parameter with [`Codes`] has contents of that kind. Both stay float32, so that every back end computes the same thing.
+//!
 //! In training mode `BatchNorm` uses the statistics of the batch and `DropPath` drops; in evaluation mode `BatchNorm` uses
 //! the running statistics and `DropPath` is the identity. All other ops mean the same in both.
 
@@ -21,6 +24,7 @@ mod graph;
 mod op;
 mod params;
 mod print;
+mod quantize;
 mod shape;
 mod verify;
 
@@ -29,6 +33,7 @@ pub use cost::{Cost, NodeCost, cost};
 pub use graph::{Graph, Node, NodeId, Output, Value, ValueId};
 pub use op::{MixTerm, Op, Range, Unit, Window};
 pub use params::{Init, Param, ParamId, Role, Tensor, Weights, fingerprint};
+pub use quantize::{Codes, Grid, Width};
 pub use shape::{Dim, Shape};
 pub use verify::{Model, Verified, verify};
 

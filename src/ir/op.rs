@@ -3,7 +3,7 @@
 //! Takes nothing; gives [`Op`] with its attributes. Shapes of results are in `shape`, prices in `cost`. A `match` on
 //! [`Op`] has no wildcard anywhere in the crate, so that a new op does not compile until every back end answers for it.
 
-use super::ParamId;
+use super::{Grid, ParamId};
 
 /// A sliding window over the two spatial dimensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -230,6 +230,10 @@ pub enum Op {
         /// What is added up.
         terms: Vec<MixTerm>,
     },
+    /// [QuantizeLinear](https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html) to eight bits and
+    /// [DequantizeLinear](https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html) of its result, by one scale and zero point
+    /// for the whole value: every element becomes the nearest number of the grid. Evaluation only.
+    QuantizeDequantize(Grid),
     /// Drops whole samples of the value in training with the probability of the moment and scales the others by 1 / keep;
     /// the identity in evaluation.
     DropPath,
@@ -255,6 +259,7 @@ impl Op {
             Op::ChannelShuffle { .. } => "channel_shuffle",
             Op::Separable { .. } => "separable",
             Op::Mix { .. } => "mix",
+            Op::QuantizeDequantize(_) => "quantize_dequantize",
             Op::DropPath => "drop_path",
         }
     }
@@ -279,6 +284,7 @@ impl Op {
             | Op::Linear { .. }
             | Op::Slice { .. }
             | Op::Pad { .. }
+            | Op::QuantizeDequantize(_)
             | Op::Separable { .. } => false,
         }
     }
@@ -305,6 +311,7 @@ impl Op {
             | Op::WeightedSum { .. }
             | Op::ChannelShuffle { .. }
             | Op::Mix { .. }
+            | Op::QuantizeDequantize(_)
             | Op::DropPath => Vec::new(),
         }
     }
@@ -331,6 +338,7 @@ impl Op {
             | Op::WeightedSum { .. }
             | Op::ChannelShuffle { .. }
             | Op::Mix { .. }
+            | Op::QuantizeDequantize(_)
             | Op::DropPath => Vec::new(),
         }
     }

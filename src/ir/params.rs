@@ -5,7 +5,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::Graph;
+use super::{Codes, Graph};
 
 /// Names one parameter of a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,6 +67,8 @@ pub struct Param {
     pub role: Role,
     /// How it starts.
     pub init: Init,
+    /// The whole numbers that its contents consist of, if they do. Who changes the contents sets it to `None`.
+    pub codes: Option<Codes>,
 }
 
 impl Param {

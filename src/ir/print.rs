@@ -27,7 +27,9 @@ impl fmt::Display for Graph {
 }
 
 fn attributes(graph: &Graph, op: &Op) -> String {
-    let param = |id: &ParamId| format!("@{}", graph.param(*id).name);
+    let param = |id: &ParamId| {
+        format!("@{}{}", graph.param(*id).name, if graph.param(*id).codes.is_some() { " quantized" } else { "" })
+    };
     let mut words: Vec<String> = Vec::new();
     match op {
         Op::Conv { weight, bias, window: w, groups, relu_in, relu_out } => {
@@ -63,6 +65,7 @@ fn attributes(graph: &Graph, op: &Op) -> String {
             format!("from {} {} {} {}", u.from, param(&u.depthwise), window(&u.window), param(&u.pointwise))
         })),
         Op::Mix { terms, .. } => words.extend(terms.iter().map(mix_term)),
+        Op::QuantizeDequantize(grid) => words.push(format!("scale {}, zero {}", grid.scale, grid.zero_point)),
         Op::Relu | Op::GlobalAvgPool | Op::Add | Op::DropPath => {}
     }
     if words.is_empty() { String::new() } else { format!(" {{{}}}", words.join(", ")) }

@@ -87,6 +87,10 @@ pub(super) fn infer(node: &str, op: &Op, inputs: &[&Shape], params: &[Param]) ->
             Ok(x.clone())
         }
         Op::Relu | Op::DropPath => rule.one().cloned(),
+        Op::QuantizeDequantize(grid) => match grid.is_usable() {
+            true => rule.one().cloned(),
+            false => Err(rule.error(format!("the scale {} must be a normal number above 0", grid.scale))),
+        },
         Op::MaxPool(window) | Op::AvgPool { window, .. } => {
             let x = rule.one()?;
             let [c, h, w] = rule.chw(x)?;

@@ -6,7 +6,7 @@
 //! 3. every value is a graph input or made by exactly one node, and is made before it is read;
 //! 4. the shape of every value is what the op's rule gives for its inputs and parameters;
 //! 5. every graph output is an existing value, and there is at least one output and one input;
-//! 6. every parameter has contents of its shape, all finite.
+//! 6. every parameter has contents of its shape, all finite, and made of its codes if it has some.
 
 use std::collections::HashSet;
 use std::ops::Deref;
@@ -131,6 +131,14 @@ fn weights(model: &Model) -> Result<(), IrError> {
             );
             return Err(IrError::NotFinite { param: param.name.clone(), why });
         }
+        let Some(codes) = &param.codes else { continue };
+        let usable = codes.scales.iter().all(|scale| scale.is_normal() && *scale > 0.0);
+        if param.shape.first() != Some(&codes.scales.len()) || !usable {
+            return Err(broken(&place, "its codes need a normal scale above 0 for each index of the first axis"));
+        }
+        if let Err(i) = codes.exact(&tensor.data) {
+            return Err(broken(&place, &format!("element {i} is {}, which is none of its codes", tensor.data[i])));
+        }
     }
     Ok(())
 }
@@ -155,7 +163,7 @@ fn broken(place: &str, why: &str) -> IrError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{Builder, Init, Op, Role, ValueId, Window};
+    use crate::ir::{Builder, Codes, Grid, Init, Op, Role, ValueId, Width, Window};
 
     fn model() -> Model {
         let mut b = Builder::new("test");
@@ -194,5 +202,11 @@ mod tests {
         check(|m| drop(m.weights.0.pop()), "have 0 tensors");
         check(|m| m.weights.0[0].data[5] = f32::NAN, "element 5 is NaN");
         check(|m| m.weights.0[0].data.truncate(5), "its shape is");
+        let grid = Grid { scale: 0.0, zero_point: 0 };
+        check(|m| m.graph.nodes[1].op = Op::QuantizeDequantize(grid), "the scale 0 must be");
+        let codes = |scales: &[f32]| Some(Codes { scales: scales.to_vec(), width: Width::Int8 });
+        check(|m| m.graph.params[0].codes = codes(&[1.0; 3]), "its codes need");
+        check(|m| m.graph.params[0].codes = codes(&[1.0, 1.0, -1.0, 1.0]), "its codes need");
+        check(|m| m.graph.params[0].codes = codes(&[1.0; 4]), "which is none of its codes");
     }
 }

@@ -15,6 +15,8 @@
 //! | `resize` | JSON list: the height and width that the scaled image covers before its middle of `input_size` is cut out; absent: `input_size` |
 //! | `genotype` | the genotype in YAML |
 //! | `config` | fingerprint of the resolved configuration of the training run, without its number of threads |
+//! | `float_top1` | of a quantised model: the accuracy before it was quantised; `top1` is that of the model as it is |
+//! | `quantization` | of a quantised model: the type, the calibration images, how the ranges were chosen |
 //! | `dataset`, `top1`, `seed`, `license`, `producer` | name, accuracy in 0 to 1 on the test images, number, licence, program and version |
 
 use serde_json::Value;
@@ -41,6 +43,10 @@ pub struct ModelInfo {
     pub dataset: Option<String>,
     /// Accuracy on the test images, 0 to 1.
     pub top1: Option<f64>,
+    /// The same before the model was quantised, if it was.
+    pub float_top1: Option<f64>,
+    /// How it was quantised.
+    pub quantization: Option<String>,
     /// The seed of the training run.
     pub seed: Option<u64>,
     /// Fingerprint of the resolved configuration of the training run.
@@ -68,6 +74,8 @@ impl ModelInfo {
             ("resize", self.resize.map(pair)),
             ("dataset", self.dataset.clone()),
             ("top1", self.top1.map(|x| x.to_string())),
+            ("float_top1", self.float_top1.map(|x| x.to_string())),
+            ("quantization", self.quantization.clone()),
             ("seed", self.seed.map(|n| n.to_string())),
             ("config", self.config.clone()),
             ("license", self.license.clone()),
@@ -103,9 +111,9 @@ impl ModelInfo {
             })?,
             genotype: text("genotype").map(Into::into),
             dataset: text("dataset").map(Into::into),
-            top1: optional("top1", text("top1"), "a number from 0 to 1", |s| {
-                s.parse().ok().filter(|x| (0.0..=1.0).contains(x))
-            })?,
+            top1: share("top1", text("top1"))?,
+            float_top1: share("float_top1", text("float_top1"))?,
+            quantization: text("quantization").map(Into::into),
             seed: optional("seed", text("seed"), "a whole number", |s| s.parse().ok())?,
             config: text("config").map(Into::into),
             license: text("license").map(Into::into),
@@ -125,6 +133,11 @@ impl ModelInfo {
 
 fn finite(text: &str) -> Option<[f32; 3]> {
     serde_json::from_str(text).ok().filter(|x: &[f32; 3]| x.iter().all(|x| x.is_finite()))
+}
+
+fn share(key: &'static str, text: Option<&str>) -> Result<Option<f64>, OnnxError> {
+    let inside = |text: &str| text.parse().ok().filter(|x| (0.0..=1.0).contains(x));
+    optional(key, text, "a number from 0 to 1", inside)
 }
 
 /// Height and width.
@@ -166,6 +179,8 @@ mod tests {
             genotype: Some("normal:\n- [sep_conv_3x3, 0]\n".into()),
             dataset: Some("cifar10".into()),
             top1: Some(0.9741),
+            float_top1: Some(0.975),
+            quantization: Some("int8".into()),
             seed: Some(u64::MAX),
             config: Some("0123456789abcdef".into()),
             license: Some("MIT".into()),
@@ -226,6 +241,7 @@ mod tests {
         check("resize", Some("256"), "a JSON list of two sizes");
         check("resize", Some("[31,40]"), "none below `input_size`");
         check("top1", Some("97.4"), "from 0 to 1");
+        check("float_top1", Some("-1"), "from 0 to 1");
         check("seed", Some("-1"), "a whole number");
         check("Image.BitmapPixelFormat", Some("Bgr8"), "only Rgb8");
     }

@@ -203,6 +203,10 @@ pub struct TensorProto {
 pub mod data_type {
     /// float32.
     pub const FLOAT: i32 = 1;
+    /// uint8.
+    pub const UINT8: i32 = 2;
+    /// int8.
+    pub const INT8: i32 = 3;
     /// int32.
     pub const INT32: i32 = 6;
     /// int64.

@@ -47,7 +47,14 @@ fn fold(model: &mut Model, i: usize) -> Option<()> {
     let folded = match bias {
         Some(id) => id,
         None => {
-            let param = Param { name, alias: None, shape: vec![channels], role: Role::Bias, init: Init::Constant(0.0) };
+            let param = Param {
+                name,
+                alias: None,
+                shape: vec![channels],
+                role: Role::Bias,
+                init: Init::Constant(0.0),
+                codes: None,
+            };
             model.graph.params.push(param);
             model.weights.0.push(Tensor::default());
             ParamId(model.graph.params.len() as u32 - 1)
@@ -57,6 +64,9 @@ fn fold(model: &mut Model, i: usize) -> Option<()> {
     // The maker is one of the two, as matched above.
     if let Op::Conv { bias, .. } | Op::Linear { bias, .. } = &mut model.graph.nodes[maker].op {
         *bias = Some(folded);
+    }
+    for id in [weight, folded] {
+        model.graph.params[id.index()].codes = None;
     }
     let output = model.graph.nodes[i].output;
     model.graph.replace_uses(output, input);

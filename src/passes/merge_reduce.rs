@@ -53,7 +53,7 @@ fn merged(model: &mut Model, even: ParamId, odd: ParamId) -> ParamId {
     let source = model.graph.param(even);
     let stem = source.name.trim_end_matches(".weight").trim_end_matches(".even");
     let name = format!("{stem}.reduce.weight");
-    let param = Param { name, alias: None, shape: shape.clone(), ..source.clone() };
+    let param = Param { name, alias: None, shape: shape.clone(), codes: None, ..source.clone() };
     model.graph.params.push(param);
     model.weights.0.push(Tensor::new(shape, data));
     ParamId(model.graph.params.len() as u32 - 1)

@@ -112,6 +112,7 @@ impl Tree<'_> {
             | Op::Pad { .. }
             | Op::Separable { .. }
             | Op::Mix { .. }
+            | Op::QuantizeDequantize(_)
             | Op::DropPath => return None,
         }
         Some(all)

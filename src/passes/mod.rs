@@ -11,6 +11,7 @@ pub mod group;
 mod merge_reduce;
 mod mix;
 pub mod plan;
+pub mod quantize;
 mod separable;
 mod strip_training;
 

@@ -190,6 +190,7 @@ fn shares_memory(op: &Op) -> bool {
         | Op::WeightedSum { .. }
         | Op::ChannelShuffle { .. }
         | Op::Separable { .. }
+        | Op::QuantizeDequantize(_)
         | Op::Mix { .. } => false,
     }
 }

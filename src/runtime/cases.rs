@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::ir::{
-    Builder, Init, Model, Op, ParamId, Range, Role, Shape, Tensor, ValueId, Verified, Weights, Window, verify,
+    Builder, Grid, Init, Model, Op, ParamId, Range, Role, Shape, Tensor, ValueId, Verified, Weights, Window, verify,
 };
 
 /// One model with inputs for it.
@@ -197,6 +197,12 @@ impl Table {
         for shape in [[3, 5, 7], [4, 4, 4], [1, 1, 1]] {
             self.images(&format!("relu {shape:?}"), true, &[shape], |_| Op::Relu);
             self.images(&format!("add {shape:?}"), true, &[shape, shape], |_| Op::Add);
+        }
+        // A power of two divides exactly on every device. The inputs reach from -1 to 1: one grid saturates at both ends.
+        for (scale, zero_point) in [(1.0 / 128.0, 0), (1.0 / 256.0, -28), (1.0 / 64.0, 127)] {
+            let name = format!("quantize_dequantize {scale} {zero_point}");
+            let op = |_: &mut Builder| Op::QuantizeDequantize(Grid { scale, zero_point });
+            self.images(&name, true, &[[3, 5, 7]], op);
         }
         self.shaped("relu vector", 1, true, &[Shape::fixed(&[7])], |_| Op::Relu);
         for [h, w] in [[1, 1], [7, 7], [8, 8], [9, 20]] {

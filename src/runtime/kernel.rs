@@ -45,6 +45,8 @@ pub enum Kernel {
     Accumulate,
     /// Element-wise maximum with 0.
     Relu,
+    /// Every element to the nearest number of a grid of 256.
+    QuantizeDequantize,
     /// Factor and shift for every channel.
     BatchNorm,
     /// Mean of every plane.
@@ -61,7 +63,7 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Kernel; 16] = [
+    pub const ALL: [Kernel; 17] = [
         Kernel::Conv,
         Kernel::Depthwise,
         Kernel::Pointwise,
@@ -72,6 +74,7 @@ impl Kernel {
         Kernel::Add,
         Kernel::Accumulate,
         Kernel::Relu,
+        Kernel::QuantizeDequantize,
         Kernel::BatchNorm,
         Kernel::GlobalAvgPool,
         Kernel::Linear,
@@ -108,6 +111,7 @@ impl Kernel {
             | Kernel::Add
             | Kernel::Accumulate
             | Kernel::Relu
+            | Kernel::QuantizeDequantize
             | Kernel::BatchNorm
             | Kernel::GlobalAvgPool
             | Kernel::Linear
@@ -122,7 +126,12 @@ impl Kernel {
         use Binding::{Value, Weights};
         match self {
             Kernel::Fill => &[],
-            Kernel::Pool | Kernel::Relu | Kernel::GlobalAvgPool | Kernel::Copy | Kernel::Accumulate => &[Value],
+            Kernel::Pool
+            | Kernel::Relu
+            | Kernel::QuantizeDequantize
+            | Kernel::GlobalAvgPool
+            | Kernel::Copy
+            | Kernel::Accumulate => &[Value],
             Kernel::Conv
             | Kernel::Depthwise
             | Kernel::Pointwise
@@ -152,6 +161,7 @@ impl Kernel {
             Kernel::Add => wgsl!("add", "main"),
             Kernel::Accumulate => wgsl!("accumulate", "main"),
             Kernel::Relu => wgsl!("relu", "main"),
+            Kernel::QuantizeDequantize => wgsl!("quantize_dequantize", "main"),
             Kernel::BatchNorm => wgsl!("batch_norm", "main"),
             Kernel::GlobalAvgPool => wgsl!("global_avg_pool", "main"),
             Kernel::Linear => wgsl!("linear", "main"),

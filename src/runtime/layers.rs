@@ -5,15 +5,20 @@
 use serde::Serialize;
 
 use super::{Comparison, Reference, RuntimeError, Session, Tolerance, compare};
-use crate::ir::{Model, Tensor, Verified};
+use crate::ir::{Model, Op, Tensor, Verified};
 
-/// How well one node's value agrees. The difference includes what the nodes before it contributed.
+/// How well one node's value agrees. The difference includes what the nodes before it contributed, back to the last one that
+/// rounds to eight bits: behind it the reference goes on with what the session made. An element in the middle between two
+/// codes becomes either, and that is a step for whatever reads it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LayerComparison {
     /// Path of the node.
     pub name: String,
     /// Name of its op.
     pub op: &'static str,
+    /// Distance of neighbouring numbers, where the layer rounds to eight bits: it may be off by that.
+    #[serde(skip)]
+    pub step: Option<f32>,
     /// The figures.
     #[serde(flatten)]
     pub comparison: Comparison,
@@ -35,15 +40,17 @@ pub fn compare_layers(
     session.run_all(inputs, &mut |name, got| {
         // A group of nodes shows the value of its last one.
         while let Some((node, expected)) = steps.step() {
-            if node.name == name {
-                let comparison = compare(name, &got, expected, tolerance);
-                layers.push(comparison.map(|c| LayerComparison {
-                    name: name.into(),
-                    op: node.op.name(),
-                    comparison: c,
-                }));
-                break;
+            if node.name != name {
+                continue;
             }
+            let comparison = compare(name, &got, expected, tolerance);
+            let step = if let Op::QuantizeDequantize(grid) = node.op { Some(grid.scale) } else { None };
+            if step.is_some() {
+                steps.replace(node, got);
+            }
+            let (name, op) = (name.into(), node.op.name());
+            layers.push(comparison.map(|comparison| LayerComparison { name, op, step, comparison }));
+            break;
         }
     })?;
     let mut layers = layers.into_iter().collect::<Result<Vec<_>, _>>()?;

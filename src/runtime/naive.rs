@@ -165,6 +165,15 @@ fn evaluate(model: &Model, op: &Op, xs: &[&Array]) -> Array {
             x.get(&[i[0], (i[1] % groups) * per_group + i[1] / groups, i[2], i[3]])
         }),
         Op::Separable { .. } | Op::Mix { .. } => unreachable!("training only: no shader has it"),
+        Op::QuantizeDequantize(grid) => Array::make(&x.shape, |i| {
+            // The quotient is rounded to float32; all after that is exact.
+            let quotient = f64::from(x.get(i) as f32 / grid.scale);
+            let below = quotient.floor();
+            let up = quotient - below > 0.5 || (quotient - below == 0.5 && below % 2.0 != 0.0);
+            let zero = f64::from(grid.zero_point);
+            let code = (below + f64::from(u8::from(up)) + zero).clamp(-128.0, 127.0);
+            (code - zero) * f64::from(grid.scale)
+        }),
         Op::DropPath => x.clone(),
     }
 }

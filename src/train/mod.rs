@@ -4,6 +4,7 @@
 //! are trained by the same code; what the architecture weights are is left to `search`.
 
 pub mod augmentation;
+pub mod calibrate;
 pub mod checkpoint;
 mod checkpoint_file;
 pub mod config;
@@ -145,6 +146,9 @@ pub enum TrainError {
     #[error(transparent)]
     Pass(#[from] PassError),
 }
+
+/// Why a quantised network is not trained: rounding has no gradient.
+const QUANTIZED: &str = "it rounds to eight bits, which has no gradient; train the network before it is quantised";
 
 /// The one element of a loss, if it is a finite number.
 ///

@@ -5,10 +5,10 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
-use super::TrainError;
 use super::drop_path::keep_mask;
 use super::module::{Mode, Statistics, Value, kernel_window, unbiased};
-use crate::ir::{Graph, MixTerm, Node, Op, ParamId, Range, Unit, ValueId, Window};
+use super::{QUANTIZED, TrainError};
+use crate::ir::{Graph, Grid, MixTerm, Node, Op, ParamId, Range, Unit, ValueId, Window};
 use crate::kernels;
 
 /// What a pass reads besides its inputs.
@@ -124,6 +124,12 @@ impl Walk<'_> {
                 Value::Image(x) => Value::Image(kernels::relu(x)),
                 Value::Rows(x) => Value::Rows(activation::relu(x)),
                 Value::Flat(x) => Value::Flat(activation::relu(x)),
+            },
+            Op::QuantizeDequantize(_) if self.context.train => return Err(unsupported(QUANTIZED)),
+            Op::QuantizeDequantize(grid) => match next()? {
+                Value::Image(x) => Value::Image(nearest(x, *grid)),
+                Value::Rows(x) => Value::Rows(nearest(x, *grid)),
+                Value::Flat(x) => Value::Flat(nearest(x, *grid)),
             },
             Op::MaxPool(window) => {
                 let x = image(next()?, node)?;
@@ -301,6 +307,12 @@ fn image(value: Value, node: &Node) -> Result<Tensor<4>, TrainError> {
         Value::Image(x) => Ok(x),
         _ => Err(TrainError::Unsupported { node: node.name.clone(), why: "the input must be [N, C, H, W]".into() }),
     }
+}
+
+/// [`Grid::nearest`] of every element.
+fn nearest<const D: usize>(x: Tensor<D>, grid: Grid) -> Tensor<D> {
+    let zero = f32::from(grid.zero_point);
+    ((x / grid.scale).round() + zero).clamp(-128.0, 127.0).sub_scalar(zero) * grid.scale
 }
 
 /// Turns ceil mode into padding behind the image with `fill`, where a last window is only partly covered.

@@ -39,3 +39,49 @@ fn factorised_reductions_and_the_type_of_numbers_are_options() {
     // Half the weights; names and shapes stay.
     assert!(half < whole, "{half} of {whole}");
 }
+
+#[test]
+fn a_quantised_file_tells_what_it_cost_and_can_be_used_as_any_other() {
+    let folder = Folder::new();
+    let small = ["build", "PC_DARTS_cifar", "--preset", "quick", "--cells", "3", "--channels", "4", "--epochs", "0"];
+    let build = |out: &str, more: &[&str]| {
+        let run = folder.run(&[&small[..], &["--out", out, "--no-validate", "--json"], more].concat());
+        assert_eq!(run.code, 0, "{run:?}");
+        (run.json(), std::fs::read(folder.path(out)).expect("it was written"))
+    };
+    let int8 = ["--int8", "--calibration", "32"];
+    let (report, bytes) = build("q.onnx", &int8);
+    assert!(bytes == build("again.onnx", &int8).1, "calibration is reproducible");
+    let told = &report["int8"];
+    assert_eq!(
+        (&told["calibration"], &told["method"], &told["percentile"]),
+        (&32.into(), &"percentile".into(), &99.99.into())
+    );
+    assert!(told["top1"].is_f64() && told["float_top1"] == report["top1"], "{report}");
+    let (plain, float) = build("f.onnx", &[]);
+    assert!(plain["int8"].is_null() && bytes != float, "{plain}");
+    let (min_max, other) = build("m.onnx", &[&int8[..], &["--calibration-method", "min-max"]].concat());
+    assert!(min_max["int8"]["method"] == "min-max" && min_max["int8"]["percentile"].is_null() && other != bytes);
+
+    let seen = folder.run(&["inspect", "q.onnx", "--json"]).json();
+    assert!(seen["ops"]["quantize_dequantize"].as_u64().is_some_and(|n| n > 10), "{seen}");
+    assert_eq!(seen["metadata"]["quantization"], "int8, 32 training images, percentile 99.99");
+    assert_eq!(seen["metadata"]["top1"].as_str(), Some(told["top1"].to_string().as_str()));
+    assert_eq!(seen["metadata"]["float_top1"].as_str(), Some(told["float_top1"].to_string().as_str()));
+}
+
+#[test]
+fn what_quantisation_lacks_is_named() {
+    let folder = Folder::new();
+    let check = |more: &[&str], message: &str| {
+        let run = folder.run(&[&SMALL[..], more].concat());
+        assert!(run.code == 2 && run.stderr.contains(message), "{run:?}");
+    };
+    check(&["--int8"], "--int8: --data DIR is missing");
+    check(&["--int8", "--fp16"], "cannot be used with");
+    check(&["--calibration", "8"], "--int8");
+    check(&["--percentile", "99"], "--int8");
+    check(&["--int8", "--percentile", "40"], "above 50");
+    check(&["--int8", "--calibration-method", "min-max", "--percentile", "99"], "give one of the two");
+    check(&["--preset", "quick", "--int8", "--calibration", "1000000"], "--calibration");
+}

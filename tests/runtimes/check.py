@@ -3,7 +3,8 @@
 The outputs of onnxruntime without graph optimisation are what the others are compared with, relative to the spread of the
 logits between images.
 Networks: the shipped genotypes as CIFAR (20 cells, 36 channels, 32x32) and ImageNet networks (14 cells, 48 channels,
-224x224), and random genotypes as small ones, all with seeded weights. The exit status is 1 if a runtime that must load a
+224x224), and random genotypes as small ones, all with seeded weights; for int8 all as small ones, calibrated on the built-in
+images and compared with our own logits of the quantised network. The exit status is 1 if a runtime that must load a
 model does not, or differs by more than its tolerance.
 """
 
@@ -31,6 +32,9 @@ PRIMITIVES = [
 TOLERANCE = 1e-3
 # float16 has 11 bits; the error grows with the depth.
 TOLERANCE_HALF = 5e-2
+# In int8 a number in the middle between two codes becomes either: largest and mean difference, and classes that agree.
+TOLERANCE_INT8, MEAN_INT8, SAME_INT8 = 5e-2, 1e-2, 0.98
+INT8 = "onnxruntime, CPU, `--int8`"
 # Logits must vary between images by this share of the largest one.
 MIN_SPREAD = 0.01
 
@@ -202,6 +206,30 @@ def export(options, name, genotype, *flags):
     return path
 
 
+def int8(options, name, genotype):
+    """A small quantised network, calibrated on the built-in images, in onnxruntime: the largest difference from our logits,
+    of their spread. Raises if too much differs."""
+    small = ["--preset", "quick", "--cells", "5", "--channels", "8"]
+    file = weights(options, f"{name}-int8", genotype, *small)
+    folder = options.work / "models" / f"{name}-int8"
+    command = [options.binary, "build", genotype, *small, "--epochs", "0", "--weights", file, "--int8", "--json", "-q"]
+    subprocess.run([str(part) for part in [*command, "--samples", "200", "--out", folder]], check=True, stdout=subprocess.DEVNULL)
+    path, samples = folder / "model.onnx", load_file(folder / "samples.safetensors")
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    want = samples["logits"]
+    spread = float((want.max(0) - want.min(0)).max())
+    worst = 0.0
+    for optimise in (False, True):
+        got = Session(path, optimise)(samples["images"])
+        apart = np.abs(got - want) / spread
+        same = float((got.argmax(1) == want.argmax(1)).mean())
+        # Written so that a NaN does not agree.
+        if not (apart.max() <= TOLERANCE_INT8 and apart.mean() <= MEAN_INT8 and same >= SAME_INT8):
+            raise RuntimeError(f"it differs by {apart.max():.1e}, {apart.mean():.1e} on average, {same:.3f} of the classes agree")
+        worst = max(worst, float(apart.max()))
+    return worst
+
+
 def networks(options):
     """Name, the path of the float32 model, and the flags that it was exported with."""
     found = []
@@ -265,6 +293,7 @@ def main():
         release = re.search(r'name = "tract-onnx"\nversion = "(.+?)"', lock.read_text())[1]
         rows["tract"] = (release, lambda path: Tract(path, options.tract.resolve()), TOLERANCE, [])
     results = {row: [] for row in rows}
+    results[INT8] = []
     results["onnx.checker, strict shape inference, onnxsim"] = []
     for name, genotype, flags in networks(options):
         flags = [*flags, "--weights", weights(options, name, genotype, *flags)]
@@ -284,6 +313,11 @@ def main():
             results["onnx.checker, strict shape inference, onnxsim"].append((name, 0.0, ""))
         except Exception as error:
             results["onnx.checker, strict shape inference, onnxsim"].append((name, None, str(error)))
+        if not name.endswith("-imagenet"):
+            try:
+                results[INT8].append((name, int8(options, name, genotype), ""))
+            except Exception as error:
+                results[INT8].append((name, None, str(error)))
         for row, (_, runtime, tolerance, variant) in rows.items():
             try:
                 run = runtime(half if variant else plain)
@@ -302,7 +336,8 @@ def main():
         good = [outcome for outcome in outcomes if not outcome[2]]
         worst = max((outcome[1] for outcome in good), default=0.0)
         release = rows[row][0] if row in rows else f"{version('onnx')}, {version('onnxsim')}"
-        print(f"| {row} | {release} | {len(good)} of {len(outcomes)} | {f'{worst:.1e}' if row in rows else '-'} |")
+        release = version("onnxruntime") if row == INT8 else release
+        print(f"| {row} | {release} | {len(good)} of {len(outcomes)} | {f'{worst:.1e}' if row in rows or row == INT8 else '-'} |")
     failures = [(row, *outcome) for row, outcomes in results.items() for outcome in outcomes if outcome[2]]
     for row, name, _, why in failures:
         print(f"{row}: {name}: {why}")

@@ -46,6 +46,19 @@ pub fn crop(x: FlexTensor, border: Border) -> FlexTensor {
     into_tensor(y, [n, c, rows, width])
 }
 
+/// Every element by `f`.
+pub fn map(x: FlexTensor, f: impl Fn(f32) -> f32 + Sync) -> FlexTensor {
+    let x = readable(x);
+    let x = View::new(&x);
+    let pixels = x.pixels();
+    let [y] = fill_planes(x.dims, [pixels], pixels, |planes, [out]| {
+        for ((_, plane), out) in x.walk(planes).zip(out.chunks_exact_mut(pixels)) {
+            out.iter_mut().zip(plane).for_each(|(out, v)| *out = f(*v));
+        }
+    });
+    into_tensor(y, x.dims)
+}
+
 /// The mean of each plane, `[N, C, 1, 1]`.
 pub fn means(x: FlexTensor) -> FlexTensor {
     let x = readable(x);

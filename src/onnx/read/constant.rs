@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::view::View;
 use super::{MAX_ELEMENTS, MAX_RANK};
-use crate::ir::Tensor;
+use crate::ir::{Codes, Tensor, Width};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, attribute_type, data_type};
 use crate::onnx::{OnnxError, half};
 
@@ -21,12 +21,22 @@ pub(super) struct Constants<'a> {
     sources: Vec<Cow<'a, TensorProto>>,
     /// Index into `sources` by name; several names may mean one constant.
     places: HashMap<&'a str, usize>,
+    /// How the constants that are integers become numbers, by place.
+    scalings: HashMap<usize, Scaling>,
+}
+
+/// Element `q` at index `i` of `axis` stands for `(q - zeros[i]) * scales[i]`; a single scale and zero are for all.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Scaling {
+    pub(super) scales: Vec<f32>,
+    pub(super) zeros: Vec<i32>,
+    pub(super) axis: usize,
 }
 
 impl<'a> Constants<'a> {
     /// Finds the constants of `graph`.
     pub(super) fn new(graph: &'a GraphProto) -> Result<Self, OnnxError> {
-        let mut found = Self { sources: Vec::new(), places: HashMap::new() };
+        let mut found = Self { sources: Vec::new(), places: HashMap::new(), scalings: HashMap::new() };
         let initializers = graph.initializer.iter().map(|t| Ok((t.name.as_str(), Cow::Borrowed(t))));
         let nodes = graph.node.iter().filter(|n| n.op_type == "Constant").map(constant_node);
         for named in initializers.chain(nodes) {
@@ -102,8 +112,14 @@ impl<'a> Constants<'a> {
 
     /// The elements of float constant `name`, float16 widened.
     pub(super) fn floats(&self, view: &View<'a>, name: &str) -> Result<Tensor, OnnxError> {
+        let place = self.place(view, name)?;
         let tensor = self.source(view, name)?;
         let (shape, count) = dims(name, tensor)?;
+        if let Some(scaling) = self.scalings.get(&place) {
+            let scaled = self.shifted(view, name, scaling)?.into_iter();
+            let data = scaled.map(|(code, i)| code as f32 * scaling.scales[i]).collect();
+            return Ok(Tensor { shape, data });
+        }
         let data = match tensor.data_type {
             data_type::FLOAT => elements(name, tensor, count, &tensor.float_data, f32::from_le_bytes)?,
             data_type::FLOAT16 => {
@@ -118,6 +134,72 @@ impl<'a> Constants<'a> {
             }
         };
         Ok(Tensor { shape, data })
+    }
+
+    /// The elements of constant `name`, whose type must be of 8 or 32 bits, with that type.
+    pub(super) fn codes(&self, view: &View<'a>, name: &str) -> Result<(i32, Vec<i32>), OnnxError> {
+        let tensor = self.source(view, name)?;
+        let (_, count) = dims(name, tensor)?;
+        let list = &tensor.int32_data;
+        let codes = match tensor.data_type {
+            data_type::INT32 => elements(name, tensor, count, list, i32::from_le_bytes)?,
+            data_type::INT8 => elements(name, tensor, count, list, |[byte]: [u8; 1]| i32::from(byte as i8))?,
+            data_type::UINT8 => elements(name, tensor, count, list, |[byte]: [u8; 1]| i32::from(byte))?,
+            other => {
+                let why = format!("its type is {}; supported here are int8, uint8 and int32", data_type::name(other));
+                return Err(fail(name, why));
+            }
+        };
+        Ok((tensor.data_type, codes))
+    }
+
+    /// Makes `output` the name of what `scaling` makes of constant `name`.
+    pub(super) fn dequantize(
+        &mut self,
+        view: &View<'a>,
+        output: &'a str,
+        name: &str,
+        scaling: Scaling,
+    ) -> Result<(), OnnxError> {
+        let place = self.place(view, name)?;
+        if self.scalings.get(&place).is_some_and(|known| *known != scaling) {
+            return Err(fail(name, "its integers are made numbers by two scales, which is not supported"));
+        }
+        self.scalings.insert(place, scaling);
+        self.places.insert(output, place);
+        Ok(())
+    }
+
+    /// What constant `name` consists of, if it is stored so: codes with a scale for each index of the first axis.
+    pub(super) fn codes_of(&self, view: &View<'a>, name: &str) -> Result<Option<Codes>, OnnxError> {
+        let Some(scaling) = self.scalings.get(&self.place(view, name)?) else { return Ok(None) };
+        let (kind, _) = self.codes(view, name)?;
+        let width = if kind == data_type::INT32 { Width::Int32 } else { Width::Int8 };
+        let [low, high] = width.bounds().map(i64::from);
+        let inside = self.shifted(view, name, scaling)?.iter().all(|(code, _)| (low..=high).contains(code));
+        let usable = scaling.scales.iter().all(|scale| scale.is_normal() && *scale > 0.0);
+        let Some(channels) = self.dims(view, name)?.first().copied().filter(|_| inside && usable && scaling.axis == 0)
+        else {
+            return Ok(None);
+        };
+        let scales = scaling.scales.iter().cycle().take(channels).copied().collect();
+        Ok(Some(Codes { scales, width }))
+    }
+
+    /// The name of the constant at `place`: that of its integers, where `name` is what DequantizeLinear made of them.
+    pub(super) fn stored_name<'b>(&'b self, place: usize, name: &'b str) -> &'b str {
+        let stored = self.sources[place].name.as_str();
+        if self.scalings.contains_key(&place) && !stored.is_empty() { stored } else { name }
+    }
+
+    /// The integers of constant `name` less their zero points, each with the index of its scale.
+    fn shifted(&self, view: &View<'a>, name: &str, scaling: &Scaling) -> Result<Vec<(i64, usize)>, OnnxError> {
+        let (_, codes) = self.codes(view, name)?;
+        let dims = self.dims(view, name)?;
+        let inner: usize = dims.iter().skip(scaling.axis + 1).product();
+        let index = |i: usize| if scaling.scales.len() == 1 { 0 } else { i / inner.max(1) % scaling.scales.len() };
+        let shift = |(i, code): (usize, i32)| (i64::from(code) - i64::from(scaling.zeros[index(i)]), index(i));
+        Ok(codes.into_iter().enumerate().map(shift).collect())
     }
 
     fn source(&self, view: &View<'a>, name: &str) -> Result<&TensorProto, OnnxError> {

@@ -7,7 +7,8 @@
 //!
 //! Constants become parameters, named as in the file and in its order; a leading `/` of node and value names is dropped,
 //! which the writer puts back. Identity, Dropout and casts between float types vanish; a constant added after a
-//! convolution or a matrix product becomes its bias. float16 weights are widened to float32. Nodes that no output depends
+//! convolution or a matrix product becomes its bias. float16 weights are widened to float32. Of quantised models those in
+//! QDQ form are read, with QuantizeLinear and DequantizeLinear around operators on floats. Nodes that no output depends
 //! on are not read. A graph input of rows `[N, C, W]` that only convolutions and pools read is an image one pixel high,
 //! `[N, C, 1, W]`, and so is what they make of it.
 //!
@@ -20,6 +21,7 @@ mod file;
 mod linear;
 mod operator;
 mod parameter;
+mod quantized;
 mod shaping;
 mod view;
 mod window;
@@ -29,6 +31,7 @@ use std::collections::{HashMap, HashSet};
 use self::constant::Constants;
 pub use self::external::ExternalFiles;
 use self::parameter::Parameters;
+use self::quantized::Quantized;
 use self::view::View;
 use super::OnnxError;
 use super::names::Unique;
@@ -93,6 +96,8 @@ struct Reader<'a> {
     builder: Builder,
     /// The values made so far, by name in the file.
     values: HashMap<&'a str, ValueId>,
+    /// The values that were made integers, by name in the file.
+    quantized: HashMap<&'a str, Quantized>,
     /// Names of the values in the file, in the order of the values, without the leading `/`; graph outputs have none.
     value_names: Vec<Option<&'a str>>,
     /// Inputs of rows that are read as images, with their shapes in the file.
@@ -123,6 +128,7 @@ impl<'a> Reader<'a> {
             parameters: Parameters::new(file_size),
             builder: Builder::new(graph.name.clone()),
             values: HashMap::new(),
+            quantized: HashMap::new(),
             value_names: Vec::new(),
             rows: Vec::new(),
             node_names: Unique::default(),
@@ -227,6 +233,10 @@ impl<'a> Reader<'a> {
         }
         if self.constants.contains(name) {
             return Err(view.unsupported(format!("input {index} `{name}` is a constant; it must be computed")));
+        }
+        if self.quantized.contains_key(name) {
+            let why = "holds integers; supported is DequantizeLinear behind QuantizeLinear, and operators on floats";
+            return Err(view.unsupported(format!("input {index} `{name}` {why}")));
         }
         Err(view.error(format!("input {index} `{name}` is made by no earlier node")))
     }

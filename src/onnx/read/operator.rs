@@ -11,9 +11,9 @@ use crate::onnx::OnnxError;
 use crate::onnx::proto::data_type;
 
 /// What `operator` can read, for messages.
-const SUPPORTED: &str = "Add, AveragePool, BatchNormalization, Cast (between float types), Concat, Constant, Conv, Dropout, \
-                         Flatten, Gemm, GlobalAveragePool, Identity, MatMul (by a constant), MaxPool, Pad, Relu, \
-                         Reshape (to a matrix), Slice";
+const SUPPORTED: &str = "Add, AveragePool, BatchNormalization, Cast (between float types), Concat, Constant, Conv, \
+                         DequantizeLinear, Dropout, Flatten, Gemm, GlobalAveragePool, Identity, MatMul (by a constant), \
+                         MaxPool, Pad, QuantizeLinear, Relu, Reshape (to a matrix), Slice";
 
 /// A result: its name in the file and its value.
 pub(super) type Made<'a> = (&'a str, ValueId);
@@ -31,6 +31,11 @@ impl<'a> Reader<'a> {
             "Gemm" => return self.gemm(view).map(Some),
             "MatMul" => return self.matmul(view).map(Some),
             "Identity" if self.constants.alias(view.output()?, view.input(0)?) => return Ok(None),
+            "QuantizeLinear" => return self.quantize(view).map(|()| None),
+            "DequantizeLinear" => match self.dequantize(view)? {
+                Some(value) => value,
+                None => return Ok(None),
+            },
             "Add" => self.add(view)?,
             "AveragePool" => self.average_pool(view)?,
             "BatchNormalization" => self.batch_norm(view)?,

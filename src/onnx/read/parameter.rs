@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::Reader;
 use super::constant::fail;
 use super::view::View;
-use crate::ir::{Graph, Init, ParamId, Role, Tensor, Weights};
+use crate::ir::{Codes, Graph, Init, ParamId, Role, Tensor, Weights};
 use crate::onnx::OnnxError;
 use crate::onnx::names::Unique;
 
@@ -23,6 +23,8 @@ pub(super) struct Parameters {
     tensors: Vec<Tensor>,
     /// For each parameter the place of the constant that it comes from.
     places: Vec<usize>,
+    /// What parameters consist of that are stored as integers.
+    codes: HashMap<ParamId, Codes>,
     /// How many elements changed copies may still take.
     budget: usize,
 }
@@ -36,12 +38,16 @@ impl Parameters {
             names: Unique::default(),
             tensors: Vec::new(),
             places: Vec::new(),
+            codes: HashMap::new(),
             budget,
         }
     }
 
     /// The contents of the parameters; sorts the parameters of `graph` into the order of the file.
     pub(super) fn into_weights(mut self, graph: &mut Graph) -> Weights {
+        for (id, codes) in self.codes {
+            graph.params[id.index()].codes = Some(codes);
+        }
         let mut sorted: Vec<usize> = (0..self.places.len()).collect();
         sorted.sort_by_key(|old| self.places[*old]);
         let mut new = vec![ParamId(0); sorted.len()];
@@ -66,7 +72,10 @@ impl<'a> Reader<'a> {
             return Ok(*id);
         }
         let tensor = self.constants.floats(view, name)?;
-        let id = self.add_param(name, place, role, tensor)?;
+        let codes = self.constants.codes_of(view, name)?;
+        let name = self.constants.stored_name(place, name).to_owned();
+        let id = self.add_param(&name, place, role, tensor)?;
+        self.parameters.codes.extend(codes.map(|codes| (id, codes)));
         self.parameters.plain.insert(place, id);
         Ok(id)
     }

@@ -5,6 +5,7 @@ mod file;
 mod foreign;
 mod independent;
 mod mutation;
+mod quantized;
 mod refused;
 mod round_trip;
 

@@ -1,7 +1,7 @@
 //! The writer: a verified model as the bytes of an ONNX file.
 //!
 //! Takes a [`Verified`] model and [`WriteOptions`]; gives bytes that depend on nothing else. Which nodes an op becomes is
-//! in `node`, what a name becomes in `names`, constants in `tensor`. Optimising the graph first (folding batch norms,
+//! in `node`, eight bits are in `quantized`, what a name becomes in `names`, constants in `tensor`. Optimising the graph first (folding batch norms,
 //! dropping the auxiliary head) is left to the passes; nodes and parameters that no output depends on are not written.
 //!
 //! What the file looks like: explicit pads, `ceil_mode` and `count_include_pad` written out, every parameter of an operator
@@ -10,6 +10,7 @@
 
 mod names;
 mod node;
+mod quantized;
 mod tensor;
 
 use std::collections::HashMap;
@@ -22,7 +23,7 @@ use super::proto::{
     TensorProto, TensorShapeProto, TensorType, TypeProto, TypeValue, ValueInfoProto, data_type,
 };
 use super::{OnnxError, ir_version};
-use crate::ir::{Dim, Graph, Model, Shape, ValueId, Verified};
+use crate::ir::{Dim, Graph, Model, ParamId, Shape, ValueId, Verified};
 
 /// How a model is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +84,9 @@ struct Writer<'a> {
     output_names: Vec<Option<&'a str>>,
     /// For values in the file, by name, the name of their ReLU, if some node computes it (or they have no negatives).
     relus: HashMap<String, String>,
+    /// For parameters of codes the initialiser of their scales, and the value that they are dequantised to.
+    scales: HashMap<ParamId, String>,
+    dequantized: HashMap<ParamId, String>,
     /// Parameters that an operator needs and the model leaves out: ones and zeros.
     defaults: Vec<TensorProto>,
     /// Arguments of slices and pads. They come last: when the file is read, all before them are parameters.
@@ -100,6 +104,8 @@ impl<'a> Writer<'a> {
             values: vec![None; graph.values.len()],
             output_names: output_names(graph),
             relus: HashMap::new(),
+            scales: HashMap::new(),
+            dequantized: HashMap::new(),
             defaults: Vec::new(),
             constants: Vec::new(),
         };
@@ -115,10 +121,13 @@ impl<'a> Writer<'a> {
         for output in &graph.outputs {
             writer.names.reserve(&output.name, "output")?;
         }
-        for (i, param) in graph.params.iter().enumerate().filter(|(i, _)| used[*i]) {
+        for (param, _) in graph.params.iter().zip(&used).filter(|(_, used)| **used) {
             writer.names.reserve(&param.name, "parameter")?;
-            let tensor = writer.float_tensor(&param.name, &param.shape, &model.weights.0[i].data)?;
-            writer.file.initializer.push(tensor);
+        }
+        // Only now, so that the scales take no parameter's name.
+        for id in (0..graph.params.len() as u32).map(ParamId).filter(|id| used[id.index()]) {
+            let tensors = writer.param_tensors(id)?;
+            writer.file.initializer.extend(tensors);
         }
         Ok(writer)
     }

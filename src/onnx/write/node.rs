@@ -4,7 +4,7 @@
 //! a convolution carries become nodes of their own; one per value, however many convolutions read it.
 
 use super::Writer;
-use crate::ir::{Node, Op, ParamId, Range, Shape, ValueId, Window};
+use crate::ir::{Node, Op, Range, Shape, ValueId, Window};
 use crate::onnx::OnnxError;
 use crate::onnx::proto::{AttributeProto, attribute_type};
 
@@ -51,11 +51,11 @@ impl Writer<'_> {
     /// The operator and its attributes; appends to `input` what it reads beyond the values.
     fn translate(&mut self, node: &Node, input: &mut Vec<String>) -> Result<Translation, OnnxError> {
         let graph = &self.model.graph;
-        let param = |id: ParamId| graph.param(id).name.clone();
         Ok(match &node.op {
             Op::Conv { weight, bias, window, groups, relu_in: _, relu_out: _ } => {
-                input.push(param(*weight));
-                input.extend(bias.map(param));
+                for id in std::iter::once(weight).chain(bias) {
+                    input.push(self.param(*id)?);
+                }
                 let mut attributes = vec![ints("dilations", window.dilation), int("group", *groups as i64)];
                 attributes.extend(sliding(window));
                 ("Conv", attributes)
@@ -64,11 +64,13 @@ impl Writer<'_> {
                 let shape = graph.param(*mean).shape.clone();
                 for (id, word, fill) in [(scale, "scale", 1.0), (shift, "shift", 0.0)] {
                     input.push(match id {
-                        Some(id) => param(*id),
+                        Some(id) => self.param(*id)?,
                         None => self.default(&format!("{}.{word}", node.name), &shape, fill)?,
                     });
                 }
-                input.extend([param(*mean), param(*var)]);
+                for id in [mean, var] {
+                    input.push(self.param(*id)?);
+                }
                 ("BatchNormalization", vec![float("epsilon", *epsilon)])
             }
             Op::Relu => ("Relu", Vec::new()),
@@ -92,9 +94,9 @@ impl Writer<'_> {
             Op::GlobalAvgPool => ("GlobalAveragePool", Vec::new()),
             Op::Flatten { axis } => ("Flatten", vec![int("axis", *axis as i64)]),
             Op::Linear { weight, bias } => {
-                input.push(param(*weight));
+                input.push(self.param(*weight)?);
                 input.push(match bias {
-                    Some(bias) => param(*bias),
+                    Some(bias) => self.param(*bias)?,
                     None => {
                         let outer = graph.param(*weight).shape[0];
                         self.default(&format!("{}.bias", node.name), &[outer], 0.0)?
@@ -119,6 +121,10 @@ impl Writer<'_> {
                 input.push(self.integers(&data));
                 input.push(self.scalar(*value)?);
                 ("Pad", vec![text("mode", "constant")])
+            }
+            Op::QuantizeDequantize(grid) => {
+                self.quantize(node, *grid, input)?;
+                ("DequantizeLinear", Vec::new())
             }
             Op::DropPath => ("Identity", Vec::new()),
             Op::Separable { .. } | Op::Mix { .. } => {

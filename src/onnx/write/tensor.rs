@@ -3,6 +3,7 @@
 //! Takes shapes and elements; gives initialisers with little-endian `raw_data`, float32 or float16.
 
 use super::Writer;
+use crate::ir::Width;
 use crate::onnx::proto::{TensorProto, data_type};
 use crate::onnx::{OnnxError, half};
 
@@ -44,8 +45,21 @@ impl Writer<'_> {
         Ok(self.shared(&format!("{x:?}"), tensor))
     }
 
-    fn shared(&mut self, word: &str, mut tensor: TensorProto) -> String {
-        let same = |t: &&TensorProto| t.data_type == tensor.data_type && t.raw_data == tensor.raw_data;
+    /// A tensor of codes called `name`.
+    pub(super) fn code_tensor(&self, name: &str, shape: &[usize], width: Width, codes: &[i32]) -> TensorProto {
+        match width {
+            Width::Int8 => tensor(name, shape, data_type::INT8, codes.iter().map(|code| *code as u8).collect()),
+            Width::Int32 => {
+                tensor(name, shape, data_type::INT32, codes.iter().flat_map(|code| code.to_le_bytes()).collect())
+            }
+        }
+    }
+
+    /// The name of the initialiser with the contents of `tensor`, called after `word` if it is new.
+    pub(super) fn shared(&mut self, word: &str, mut tensor: TensorProto) -> String {
+        let same = |t: &&TensorProto| {
+            (t.data_type, &t.dims, &t.raw_data) == (tensor.data_type, &tensor.dims, &tensor.raw_data)
+        };
         if let Some(same) = self.constants.iter().find(same) {
             return same.name.clone();
         }
@@ -55,7 +69,8 @@ impl Writer<'_> {
     }
 }
 
-fn tensor(name: &str, shape: &[usize], data_type: i32, raw: Vec<u8>) -> TensorProto {
+/// A tensor of these bytes.
+pub(super) fn tensor(name: &str, shape: &[usize], data_type: i32, raw: Vec<u8>) -> TensorProto {
     TensorProto {
         name: name.into(),
         dims: shape.iter().map(|d| *d as i64).collect(),

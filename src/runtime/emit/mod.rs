@@ -84,6 +84,7 @@ impl Emitter<'_> {
             Op::Conv { .. } => self.conv(group)?,
             Op::BatchNorm { .. }
             | Op::Relu
+            | Op::QuantizeDequantize(_)
             | Op::MaxPool(_)
             | Op::AvgPool { .. }
             | Op::GlobalAvgPool
@@ -116,6 +117,11 @@ impl Emitter<'_> {
                 one(threads(Kernel::BatchNorm, &sizes, vec![self.read(node, 0), table], write))
             }
             Op::Relu => one(threads(Kernel::Relu, &[vec4s], vec![self.read(node, 0)], write)),
+            Op::QuantizeDequantize(grid) => {
+                let numbers = [grid.scale, f32::from(grid.zero_point)].map(|x| x.to_bits() as usize);
+                let sizes = [vec4s, numbers[0], numbers[1]];
+                one(threads(Kernel::QuantizeDequantize, &sizes, vec![self.read(node, 0)], write))
+            }
             Op::MaxPool(window) => one(self.pool(node, window, true, false)?),
             Op::AvgPool { window, count_include_pad } => one(self.pool(node, window, false, *count_include_pad)?),
             Op::GlobalAvgPool => {

@@ -95,6 +95,11 @@ impl<'a> Steps<'a> {
         Some((node, self.values[node.output.index()].insert(result)))
     }
 
+    /// Makes `value` the result of `node`, which has run: the nodes behind it read that.
+    pub fn replace(&mut self, node: &Node, value: Tensor) {
+        self.values[node.output.index()] = Some(value);
+    }
+
     /// Runs what is left and gives the graph outputs in order.
     pub fn finish(mut self) -> Vec<Tensor> {
         while self.step().is_some() {}
@@ -136,6 +141,7 @@ fn evaluate(op: &Op, inputs: &[&Tensor], weights: &Weights) -> Tensor {
         Op::ChannelShuffle { groups } => layout::channel_shuffle(x, *groups),
         Op::Separable { units } => fused::separable(x, units, weights),
         Op::Mix { channels, terms } => fused::mix(inputs, *channels, terms),
+        Op::QuantizeDequantize(grid) => Tensor::new(x.shape.clone(), x.data.iter().map(|v| grid.nearest(*v)).collect()),
         Op::DropPath => x.clone(),
     }
 }

@@ -133,7 +133,7 @@ impl Walk<'_> {
                 let argmax = if needs { vec![self.held(self.bytes(output) / 4)] } else { Vec::new() };
                 (self.block(output), argmax, Way::New { whole: true, input })
             }
-            Op::AvgPool { .. } | Op::GlobalAvgPool | Op::Pad { .. } => {
+            Op::AvgPool { .. } | Op::GlobalAvgPool | Op::Pad { .. } | Op::QuantizeDequantize(_) => {
                 (self.block(output), Vec::new(), Way::New { whole: true, input })
             }
             Op::Flatten { .. } => {

@@ -19,9 +19,9 @@ use crate::kernels::{
     cpu::{combine::Combination, combine::Source, norm, planes, readable, separable, vector, with_team},
     ops::{KernelGrads, KernelOps},
 };
-use crate::train::TrainError;
 use crate::train::drop_path::keep_mask;
 use crate::train::module::kernel_window;
+use crate::train::{QUANTIZED, TrainError};
 
 /// Runs the graph, with batch statistics in training and running ones in evaluation.
 ///
@@ -137,6 +137,14 @@ impl Walk<'_> {
             Op::Relu => {
                 let y = Flex::rectify(self.dense(x, node)?);
                 (Value::Dense(y.clone()), Record::Relu { x, y })
+            }
+            Op::QuantizeDequantize(grid) => {
+                if self.pass.train {
+                    return Err(unsupported(&node.name, QUANTIZED));
+                }
+                let y = planes::map(self.dense(x, node)?, |v| grid.nearest(v));
+                // Nobody goes back, so any record will do: it is dropped below.
+                (Value::Dense(y), Record::Reshape { x, dims: [0; 4] })
             }
             Op::MaxPool(window) => {
                 let (of, border) = self.whole_windows(self.dense(x, node)?, window);
