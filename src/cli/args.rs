@@ -13,6 +13,7 @@ use super::devices::DevicesArgs;
 use super::inspect::InspectArgs;
 #[cfg(feature = "train")]
 use super::pipeline::PipelineArgs;
+use super::plan::PlanArgs;
 use super::run::RunArgs;
 #[cfg(feature = "train")]
 use super::search::SearchArgs;
@@ -41,6 +42,7 @@ pub enum Command {
     Build(BuildArgs),
     Validate(ValidateArgs),
     Run(RunArgs),
+    Plan(PlanArgs),
     Inspect(InspectArgs),
     Bench(BenchArgs),
     Convert(ConvertArgs),

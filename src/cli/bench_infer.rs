@@ -1,7 +1,7 @@
 //! `bench infer`: how fast a model runs through the shaders.
 //!
-//! Takes an ONNX file and random inputs; prints the time to load and compile, of the first run and of the runs after it. A run
-//! uploads the inputs and reads the outputs back.
+//! Takes an ONNX file and random inputs; prints the time to load and compile, of the first run and of the runs after it, and
+//! of every kernel launch. A run uploads the inputs and reads the outputs back.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use super::tensors::random_inputs;
 use super::validation::rows_of;
 use super::{Verdict, load};
 use crate::passes::{RUNTIME, apply};
-use crate::runtime::{AdapterChoice, BackendName, Gpu, Session};
+use crate::runtime::{AdapterChoice, BackendName, Gpu, LaunchTime, Session};
 
 /// Time an ONNX model on a GPU adapter
 #[derive(Debug, Args)]
@@ -39,6 +39,9 @@ pub struct InferArgs {
     seed: u64,
 }
 
+/// Launches that are printed.
+const SLOWEST: usize = 8;
+
 #[derive(Serialize)]
 struct Timings {
     adapter: String,
@@ -54,8 +57,14 @@ struct Timings {
     steps: usize,
     dispatches: usize,
     buffer_mib: f64,
+    /// What the buffers would take if no two values shared one.
+    unshared_mib: f64,
     weight_mib: f64,
     images_per_s: f64,
+    /// Whether the adapter took the times of the layers; else the host did, with the cost of a submission in each.
+    timestamps: bool,
+    /// Every kernel launch in order, in one run of its own.
+    layers: Vec<LaunchTime>,
 }
 
 pub fn run(args: &InferArgs, console: &Console) -> Result<Verdict> {
@@ -86,6 +95,7 @@ pub fn run(args: &InferArgs, console: &Console) -> Result<Verdict> {
     drop(bar);
     runs.sort_by(f64::total_cmp);
 
+    let profile = session.profile(&inputs)?;
     let facts = session.facts();
     let median_ms = quantile(&runs, 0.5);
     let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
@@ -101,8 +111,11 @@ pub fn run(args: &InferArgs, console: &Console) -> Result<Verdict> {
         steps: args.steps,
         dispatches: facts.dispatches,
         buffer_mib: mib(facts.buffer_bytes),
+        unshared_mib: mib(facts.unshared_bytes),
         weight_mib: mib(facts.weight_bytes),
         images_per_s: 1e3 * batch as f64 / median_ms,
+        timestamps: profile.timestamps,
+        layers: profile.launches,
     };
     console.result(&timings, text)?;
     Ok(Verdict::Right)
@@ -113,10 +126,10 @@ fn milliseconds(start: Instant) -> f64 {
 }
 
 fn text(t: &Timings) -> String {
-    format!(
+    let mut text = format!(
         "{} ({}), batch {}, {} dispatches\n  load {:.1} ms, compile {:.1} ms, first run {:.2} ms\n  \
          {} runs: median {:.2} ms, 95 % within {:.2} ms, {:.1} images a second\n  \
-         memory: buffers {:.2} MiB, weights {:.2} MiB",
+         memory: buffers {:.2} MiB ({:.2} without sharing), weights {:.2} MiB\n",
         t.adapter,
         t.backend,
         t.batch,
@@ -129,6 +142,16 @@ fn text(t: &Timings) -> String {
         t.p95_ms,
         t.images_per_s,
         t.buffer_mib,
+        t.unshared_mib,
         t.weight_mib
-    )
+    );
+    let clock = if t.timestamps { "the adapter's clock" } else { "the host's clock" };
+    let total: f64 = t.layers.iter().map(|layer| layer.gpu_us).sum();
+    text += &format!("  slowest of {} launches by {clock}, {:.2} ms in all:", t.layers.len(), total / 1e3);
+    let mut slowest: Vec<&LaunchTime> = t.layers.iter().collect();
+    slowest.sort_by(|a, b| b.gpu_us.total_cmp(&a.gpu_us));
+    for layer in slowest.into_iter().take(SLOWEST) {
+        text += &format!("\n    {:8.1} us  {} ({})", layer.gpu_us, layer.name, layer.kernel.file());
+    }
+    text
 }

@@ -31,6 +31,7 @@ mod int8;
 mod load;
 #[cfg(feature = "train")]
 mod pipeline;
+mod plan;
 mod progress;
 mod run;
 #[cfg(feature = "train")]
@@ -108,6 +109,7 @@ fn start(arguments: &Arguments, console: &Console) -> Result<Verdict> {
         Command::Build(args) => build::run(args, common, console),
         Command::Validate(args) => validate::run(args, console),
         Command::Run(args) => run::run(args, console),
+        Command::Plan(args) => plan::run(args, console),
         Command::Inspect(args) => inspect::run(args, console),
         Command::Bench(args) => bench::run(args, console),
         Command::Convert(args) => convert::run(args, console),

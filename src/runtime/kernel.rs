@@ -121,6 +121,11 @@ impl Kernel {
         }
     }
 
+    /// Whether its threads exchange values inside of subgroups.
+    pub fn subgroups(self) -> bool {
+        self == Kernel::SeparableSubgroup
+    }
+
     /// What it binds between the sizes and the value that it writes.
     pub fn reads(self) -> &'static [Binding] {
         use Binding::{Value, Weights};

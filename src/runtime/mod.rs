@@ -19,6 +19,7 @@ mod inputs;
 mod kernel;
 mod layers;
 mod pack;
+mod plan_file;
 mod profile;
 mod program;
 mod reference;
@@ -136,6 +137,14 @@ pub enum RuntimeError {
         got: Vec<usize>,
         /// Shape of the expected value.
         expected: Vec<usize>,
+    },
+    /// The files of a plan cannot be written, read or used.
+    #[error("plan {}: {why}", path.display())]
+    Plan {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        why: String,
     },
     /// The device has too little memory.
     #[error("out of memory on adapter `{adapter}` while {doing}; try a smaller batch")]
