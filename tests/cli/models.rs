@@ -296,12 +296,43 @@ fn bench_infer_gives_all_its_figures() {
     let run = folder.run(&["bench", "infer", "m.onnx", "--batch", "2", "--steps", "5", "--json"]);
     assert_eq!(run.code, 0, "{run:?}");
     let json = run.json();
-    for key in ["load_ms", "compile_ms", "first_ms", "median_ms", "p95_ms", "buffer_mib", "dispatches"] {
+    for key in ["load_ms", "compile_ms", "first_ms", "median_ms", "p95_ms", "buffer_mib", "unshared_mib", "dispatches"]
+    {
         assert!(json[key].as_f64().is_some_and(|x| x > 0.0), "{key} of {json}");
     }
     assert_eq!((&json["batch"], &json["steps"]), (&2.into(), &5.into()));
     assert!(json["median_ms"].as_f64() <= json["p95_ms"].as_f64());
     assert!(json["adapter"].is_string() && json["backend"].is_string());
+    let layers = json["layers"].as_array().unwrap();
+    assert_eq!(Some(layers.len() as u64), json["dispatches"].as_u64());
+    for layer in layers {
+        assert!(layer["name"].is_string() && layer["kernel"].is_string(), "{layer}");
+        assert!(layer["gpu_us"].as_f64().is_some_and(|us| us >= 0.0), "{layer}");
+    }
+    assert!(layers.iter().any(|layer| layer["gpu_us"].as_f64() > Some(0.0)), "{json}");
+}
+
+#[test]
+fn plan_writes_what_another_host_needs_without_an_adapter() {
+    let (folder, _) = folder();
+    let run = folder.run(&["plan", "m.onnx", "--batch", "3", "--out", "plan", "--json"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let json = run.json();
+    let plan: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path("plan/plan.json")).unwrap()).unwrap();
+    assert_eq!((&json["batch"], &plan["program"]["batch"]), (&3.into(), &3.into()));
+    let dispatches: Vec<_> =
+        plan["program"]["steps"].as_array().unwrap().iter().flat_map(|s| s["dispatches"].as_array().unwrap()).collect();
+    assert_eq!(json["dispatches"].as_u64(), Some(dispatches.len() as u64));
+    for dispatch in dispatches {
+        let kernel = &plan["kernels"][dispatch["kernel"].as_str().unwrap()];
+        assert!(kernel["wgsl"].as_str().is_some_and(|text| text.contains("@compute")), "{dispatch}");
+    }
+    let weights = std::fs::metadata(folder.path("plan/weights.bin")).unwrap().len() as f64;
+    assert_eq!(json["weight_mib"].as_f64(), Some(weights / 1048576.0));
+    std::fs::write(folder.path("taken"), "").unwrap();
+    let run = folder.run(&["plan", "m.onnx", "--out", "taken"]);
+    assert!(run.code == 2 && run.stderr.contains("taken"), "{run:?}");
 }
 
 #[cfg(target_os = "linux")]
