@@ -107,6 +107,10 @@ fn check(program: &Program) -> Result<(), String> {
     if program.batch == 0 {
         return Err("its batch is 0".into());
     }
+    let mut ports = program.inputs.iter().chain(&program.outputs);
+    if let Some(port) = ports.find(|port| port.batched && port.shape.first() != Some(&program.batch)) {
+        return Err(format!("value `{}`: {:?} has no batch of {}", port.name, port.shape, program.batch));
+    }
     let ports = program.inputs.iter().chain(&program.outputs).map(|p| (&p.name, &p.shape, p.place));
     let steps = program.steps.iter().map(|s| (&s.node, &s.shape, s.place));
     for (name, shape, place) in ports.chain(steps) {
@@ -195,6 +199,7 @@ mod tests {
         let cases = [
             ("/format".into(), 2.into(), "its format is 2, this version reads 1".to_owned()),
             ("/program/batch".into(), 0.into(), "its batch is 0".into()),
+            ("/program/inputs/0/shape".into(), serde_json::json!([]), "has no batch of 1".into()),
             ("/program/inputs/0/place/buffer".into(), 99.into(), "there is no buffer 99".into()),
             ("/program/inputs/0/place/offset".into(), u64::MAX.into(), "are no part of".into()),
             ("/program/inputs/0/shape/1".into(), u64::MAX.into(), "does not fit into".into()),
