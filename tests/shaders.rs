@@ -9,9 +9,10 @@ use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::valid::{Capabilities, ModuleInfo, SubgroupOperationSet, ValidationFlags, Validator};
 use naga::{AddressSpace, EntryPoint, Module, ShaderStage};
 
-/// A validator that knows no optional capability but the one that the file needs by its name.
+/// A validator that knows no optional capability but the one that the kernels in `file` are made for.
 fn validator(file: &str) -> Validator {
-    if !file.contains("_subgroup") {
+    let file = file.trim_end_matches(".wgsl");
+    if !Kernel::ALL.iter().any(|kernel| kernel.subgroups() && kernel.file() == file) {
         return Validator::new(ValidationFlags::all(), Capabilities::empty());
     }
     let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);

@@ -97,10 +97,9 @@ pub fn quantize(
 
 /// The grid of each value that is rounded.
 fn grids(graph: &Graph, intervals: &HashMap<ValueId, Interval>) -> Result<Vec<Option<Grid>>, QuantizeError> {
-    let mut grids: Vec<Option<Grid>> = Vec::with_capacity(graph.values.len());
+    let mut grids: Vec<Option<Grid>> = vec![None; graph.values.len()];
     let sources = sources(graph);
-    // A value that is like another one comes behind it: ids may be in any order, nodes are not.
-    grids.resize(graph.values.len(), None);
+    // In the order in which values are made: one that is like another comes behind it.
     let made = graph.nodes.iter().map(|node| node.output);
     for id in graph.inputs.iter().copied().chain(made) {
         grids[id.index()] = match sources[id.index()] {

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::kernel::{FOLD, Kernel};
 use crate::ir::{Dim, Shape};
+use crate::passes::plan::PART_ALIGN;
 
-/// Weights of one binding start at a multiple of this many bytes, the largest offset alignment that WebGPU allows.
-pub const BINDING_ALIGN: usize = 256;
+/// Weights of one binding start at a multiple of this many bytes, as values do.
+pub const BINDING_ALIGN: usize = PART_ALIGN as usize;
 
 /// A model compiled for one batch size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
