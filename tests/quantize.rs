@@ -127,7 +127,7 @@ fn the_shaders_round_as_the_reference_does() {
     println!("shaders: {rel:.1e}");
     assert!(rel <= LOGITS, "{rel:e}");
     let any = Tolerance { atol: 1e9, rtol: 0.0 };
-    for layer in compare_layers(&fused, &mut session, &[images], any).unwrap() {
+    for layer in compare_layers(Reference::new(&fused), &mut session, &[images], any).unwrap() {
         // A layer that rounds may be off by a step; all others read the same numbers.
         match layer.step {
             Some(step) => assert!(layer.comparison.max_abs <= 1.001 * f64::from(step), "{layer:?}"),

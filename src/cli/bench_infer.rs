@@ -3,6 +3,7 @@
 //! Takes an ONNX file and random inputs; prints the time to load and compile, of the first run and of the runs after it, and
 //! of every kernel launch. A run uploads the inputs and reads the outputs back.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -16,8 +17,9 @@ use super::progress::Console;
 use super::tensors::random_inputs;
 use super::validation::rows_of;
 use super::{Verdict, load};
+use crate::ir::Tensor;
 use crate::passes::{RUNTIME, apply};
-use crate::runtime::{AdapterChoice, BackendName, Gpu, LaunchTime, Session};
+use crate::runtime::{AdapterChoice, BackendName, CacheFacts, LaunchTime, Session};
 
 /// Time an ONNX model on a GPU adapter
 #[derive(Debug, Args)]
@@ -34,6 +36,9 @@ pub struct InferArgs {
     /// Adapter to run on: [vulkan:|gl:|metal:|dx12:]NAME or an index as `devices` prints them; the best one if absent
     #[arg(long, value_name = "ADAPTER")]
     adapter: Option<AdapterChoice>,
+    /// Measure once more with so many runs on their way at once: the device computes one while the host reads another
+    #[arg(long, value_name = "N", value_parser = above_zero)]
+    in_flight: Option<usize>,
     /// Seed of the inputs
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -50,6 +55,8 @@ struct Timings {
     load_ms: f64,
     /// To compile the pipelines.
     compile_ms: f64,
+    /// What was kept of them from runs of the program before; `null` if the driver has no cache that can be kept.
+    pipeline_cache: Option<CacheFacts>,
     first_ms: f64,
     median_ms: f64,
     p95_ms: f64,
@@ -61,15 +68,24 @@ struct Timings {
     unshared_mib: f64,
     weight_mib: f64,
     images_per_s: f64,
+    /// With several runs on their way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_flight: Option<InFlight>,
     /// Whether the adapter took the times of the layers; else the host did, with the cost of a submission in each.
     timestamps: bool,
     /// Every kernel launch in order, in one run of its own.
     layers: Vec<LaunchTime>,
 }
 
+#[derive(Serialize)]
+struct InFlight {
+    runs: usize,
+    images_per_s: f64,
+}
+
 pub fn run(args: &InferArgs, console: &Console) -> Result<Verdict> {
     // Opening the device is the driver's time, not the model's.
-    let gpu = Gpu::open(&args.adapter.clone().unwrap_or_default())?;
+    let gpu = load::gpu(&args.adapter.clone().unwrap_or_default())?;
     let start = Instant::now();
     let model = load::model(&args.model)?;
     let batch = rows_of(&model, args.batch, 1)?;
@@ -95,6 +111,7 @@ pub fn run(args: &InferArgs, console: &Console) -> Result<Verdict> {
     drop(bar);
     runs.sort_by(f64::total_cmp);
 
+    let in_flight = args.in_flight.map(|runs| in_flight(&mut session, &inputs, args.steps, runs)).transpose()?;
     let profile = session.profile(&inputs)?;
     let facts = session.facts();
     let median_ms = quantile(&runs, 0.5);
@@ -104,6 +121,7 @@ pub fn run(args: &InferArgs, console: &Console) -> Result<Verdict> {
         backend: facts.adapter.backend,
         load_ms: ready_ms - facts.compile_ms,
         compile_ms: facts.compile_ms,
+        pipeline_cache: facts.pipeline_cache,
         first_ms,
         median_ms,
         p95_ms: quantile(&runs, 0.95),
@@ -114,11 +132,30 @@ pub fn run(args: &InferArgs, console: &Console) -> Result<Verdict> {
         unshared_mib: mib(facts.unshared_bytes),
         weight_mib: mib(facts.weight_bytes),
         images_per_s: 1e3 * batch as f64 / median_ms,
+        in_flight: in_flight.map(|(runs, ms)| InFlight { runs, images_per_s: 1e3 * batch as f64 / ms }),
         timestamps: profile.timestamps,
         layers: profile.launches,
     };
     console.result(&timings, text)?;
     Ok(Verdict::Right)
+}
+
+/// Milliseconds a run takes on average, with `runs` of them on their way.
+fn in_flight(session: &mut Session, inputs: &[Tensor], steps: usize, runs: usize) -> Result<(usize, f64)> {
+    let start = Instant::now();
+    let mut flying = VecDeque::new();
+    for _ in 0..steps {
+        flying.push_back(session.start(inputs)?);
+        if flying.len() == runs
+            && let Some(first) = flying.pop_front()
+        {
+            session.finish(first)?;
+        }
+    }
+    for run in flying {
+        session.finish(run)?;
+    }
+    Ok((runs, milliseconds(start) / steps as f64))
 }
 
 fn milliseconds(start: Instant) -> f64 {
@@ -127,7 +164,7 @@ fn milliseconds(start: Instant) -> f64 {
 
 fn text(t: &Timings) -> String {
     let mut text = format!(
-        "{} ({}), batch {}, {} dispatches\n  load {:.1} ms, compile {:.1} ms, first run {:.2} ms\n  \
+        "{} ({}), batch {}, {} dispatches\n  load {:.1} ms, compile {:.1} ms{}, first run {:.2} ms\n  \
          {} runs: median {:.2} ms, 95 % within {:.2} ms, {:.1} images a second\n  \
          memory: buffers {:.2} MiB ({:.2} without sharing), weights {:.2} MiB\n",
         t.adapter,
@@ -136,6 +173,7 @@ fn text(t: &Timings) -> String {
         t.dispatches,
         t.load_ms,
         t.compile_ms,
+        if t.pipeline_cache.is_some_and(|cache| cache.warm) { " with pipelines kept from before" } else { "" },
         t.first_ms,
         t.steps,
         t.median_ms,
@@ -145,6 +183,9 @@ fn text(t: &Timings) -> String {
         t.unshared_mib,
         t.weight_mib
     );
+    if let Some(InFlight { runs, images_per_s }) = &t.in_flight {
+        text += &format!("  with {runs} runs on their way: {images_per_s:.1} images a second\n");
+    }
     let clock = if t.timestamps { "the adapter's clock" } else { "the host's clock" };
     let total: f64 = t.layers.iter().map(|layer| layer.gpu_us).sum();
     text += &format!("  slowest of {} launches by {clock}, {:.2} ms in all:", t.layers.len(), total / 1e3);

@@ -11,17 +11,18 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use super::build::Plan;
+use super::feed::{Feed, Known};
 use super::int8::{Int8, Quantized, quantized};
 use super::load;
 use super::progress::Console;
 use super::tensors::random_inputs;
-use super::validation::{Feed, QUANTIZED_TOLERANCE, Request, is_no_adapter, validate_model};
+use super::validation::{QUANTIZED_TOLERANCE, Request, is_no_adapter, validate_model};
 use crate::data::{Dataset, Loader};
 use crate::ir::{Model, Tensor, Verified, fingerprint, verify};
 use crate::lower::Network;
 use crate::onnx::{self, ModelInfo, WriteOptions};
 use crate::passes::{EXPORT, EXPORT_KEEP_BN, MERGE_REDUCE, Pass, apply};
-use crate::runtime::{AdapterChoice, Reference, Tolerance, compare};
+use crate::runtime::{AdapterChoice, Precision, Reference, Tolerance, compare};
 use crate::train::augmentation;
 use crate::train::config::TrainConfig;
 use crate::train::module::{GraphModule, Mode, download};
@@ -153,7 +154,11 @@ fn check(plan: &Plan, images: Tensor, logits: Tensor, console: &Console) -> Resu
         tolerance: Some(tolerance),
         reference_samples: 4.min(images.shape[0]),
         layers: false,
-        feed: Feed::Given { inputs: vec![images.clone()], expected: Some(vec![logits.clone()]) },
+        precision: Precision::Single,
+        feed: Feed::Given {
+            inputs: vec![images.clone()],
+            known: Known { outputs: Some(vec![logits.clone()]), ..Known::default() },
+        },
     };
     let (compared, ok, adapter) = match validate_model(&file, &request, console) {
         Ok(report) => {

@@ -1,15 +1,16 @@
 //! What the user names on the command line, loaded: genotypes and ONNX models.
 //!
-//! Takes names and paths; gives checked [`Genotype`]s and verified [`Model`]s with what their metadata say. Tensors are read
-//! in `tensors`, images in `run`.
+//! Takes names and paths; gives checked [`Genotype`]s, verified [`Model`]s with what their metadata say, and the adapter that is
+//! to run them. Tensors are read in `tensor_file`, images in `run`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use crate::genotype::Genotype;
 use crate::ir::{Dim, Model, Verified, verify};
 use crate::onnx::{self, ModelInfo};
+use crate::runtime::{AdapterChoice, Gpu, RuntimeError};
 
 /// What a genotype argument may be, for help texts.
 pub const GENOTYPE_HELP: &str = "Genotype: FILE.yaml, FILE.py, FILE.py:NAME, or a name that comes with the program (DARTS_V1, DARTS_V2, \
@@ -59,6 +60,28 @@ fn weights_beside(folder: &Path, location: &str) -> Result<Vec<u8>, String> {
         ));
     }
     std::fs::read(file).map_err(cannot)
+}
+
+/// The adapter that `choice` means, opened. Its compiled pipelines are kept in the user's cache folder.
+///
+/// # Errors
+/// As [`Gpu::open`].
+pub fn gpu(choice: &AdapterChoice) -> Result<Gpu, RuntimeError> {
+    let gpu = Gpu::open(choice)?;
+    Ok(match cache_folder() {
+        Some(folder) => gpu.keep_pipelines_in(&folder.join("pipelines")),
+        None => gpu,
+    })
+}
+
+/// Where this program keeps what it can make again: `IDARTS_CACHE`, else a folder in the user's one for such things.
+fn cache_folder() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let users = || {
+        let of_home = || folder("HOME").map(|home| home.join(".cache"));
+        folder("XDG_CACHE_HOME").or_else(|| folder("LOCALAPPDATA")).or_else(of_home)
+    };
+    folder("IDARTS_CACHE").or_else(|| Some(users()?.join("idarts-compile")))
 }
 
 /// What the model's metadata say about its images and classes.

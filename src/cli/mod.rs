@@ -25,6 +25,7 @@ mod convert;
 mod devices;
 #[cfg(feature = "train")]
 mod export;
+mod feed;
 mod inspect;
 #[cfg(feature = "train")]
 mod int8;
@@ -42,6 +43,7 @@ mod seeds;
 mod stage;
 #[cfg(feature = "train")]
 mod stop;
+mod tensor_file;
 mod tensors;
 mod validate;
 mod validation;

@@ -11,13 +11,14 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::args::above_zero;
+use super::feed::preprocess;
 use super::progress::Console;
 use super::tensors::{append_rows, slice_rows};
-use super::validation::{is_no_adapter, preprocess, rows_of};
+use super::validation::{is_no_adapter, rows_of};
 use super::{Verdict, load};
 use crate::ir::{Model, Tensor, Verified};
 use crate::passes::{RUNTIME, apply};
-use crate::runtime::{AdapterChoice, Reference, Session};
+use crate::runtime::{AdapterChoice, NonFinite, Reference, Session, first_non_finite};
 
 /// Images in a run.
 const BATCH: usize = 16;
@@ -89,7 +90,13 @@ pub fn run(args: &RunArgs, console: &Console) -> Result<Verdict> {
     for paths in args.images.chunks(rows) {
         let images = paths.iter().map(|path| prepare.load(path)).collect::<Result<Vec<_>, _>>()?;
         let images = Tensor::new([paths.len(), 3, height, width], images.concat());
-        let run = engine.run(&slice_rows(&images, 0, rows))?;
+        let images = slice_rows(&images, 0, rows);
+        let run = engine.run(&images)?;
+        if run.iter().flat_map(|t| &t.data).any(|x| !x.is_finite()) {
+            let (file, first) = (args.model.display(), engine.first_non_finite(&images)?);
+            let first = first.map_or_else(String::new, |first| format!("; the first such value is {first}"));
+            bail!("{file}: its output is not finite{first}. The weights are damaged or too large: see `inspect`");
+        }
         append_rows(&mut outputs, run, rows, paths.len());
         bar.advance(paths.len() as u64);
     }
@@ -126,6 +133,20 @@ impl Engine<'_> {
         })
     }
 
+    fn first_non_finite(&mut self, images: &Tensor) -> Result<Option<NonFinite>> {
+        let inputs = std::slice::from_ref(images);
+        Ok(match self {
+            Self::Gpu(session) => first_non_finite(session, inputs)?,
+            Self::Cpu(reference) => {
+                let mut first = None;
+                reference.run_all(inputs, &mut |node, value| {
+                    first = first.take().or_else(|| NonFinite::of(&node.name, node.op.name(), value));
+                })?;
+                first
+            }
+        })
+    }
+
     fn names(&self) -> (String, String) {
         match self {
             Self::Gpu(session) => (session.facts().adapter.name.clone(), session.facts().adapter.backend.to_string()),
@@ -139,7 +160,8 @@ fn engine<'a>(args: &RunArgs, model: &'a Verified<Model>, rows: usize) -> Result
         return Ok(Engine::Cpu(Reference::new(model)));
     }
     let (optimised, _) = apply(RUNTIME, model.clone())?;
-    let session = Session::new(&optimised, &args.adapter.clone().unwrap_or_default(), rows).map_err(Error::from);
+    let gpu = load::gpu(&args.adapter.clone().unwrap_or_default());
+    let session = gpu.and_then(|gpu| Session::on(&gpu, &optimised, rows)).map_err(Error::from);
     session.map(|session| Engine::Gpu(Box::new(session))).map_err(|error| match is_no_adapter(&error) {
         true => error.context("cannot run on a GPU; to run on the CPU reference, give --device cpu"),
         false => error,

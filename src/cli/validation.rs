@@ -1,27 +1,31 @@
 //! Validation of a model: the shaders against the CPU reference and against known outputs.
 //!
-//! Takes a verified model, as it was read from its file, and what to feed it; gives a [`ValidationReport`]. The session runs
+//! Takes a verified model, as it was read from its file, and what to feed it (see `feed`); gives a [`ValidationReport`]. The session runs
 //! the model after the passes of the runtime, the reference runs it as it is, so that the passes are validated with the
 //! shaders. Reading files and printing are left to the commands.
 
+use std::collections::VecDeque;
+
 use anyhow::{Context, Error, Result, bail};
-use rayon::prelude::*;
 use serde::Serialize;
 
-use super::load::fixed_batch;
+use super::feed::{Feed, Known};
+use super::load::{self, fixed_batch};
 use super::progress::Console;
-use super::tensors::{append_rows, argmax, random_inputs, slice_rows};
-use crate::data::{ImageSet, Preprocess};
-use crate::ir::{Graph, Model, Tensor, Verified};
-use crate::onnx::ModelInfo;
+use super::tensor_file::TensorFile;
+use super::tensors::{append_rows, argmax, slice_rows};
+use crate::ir::{Model, Tensor, Verified};
 use crate::passes::{RUNTIME, apply};
 use crate::runtime::{
-    AdapterChoice, BackendName, Comparison, LayerComparison, Reference, RuntimeError, Session, Tolerance, compare,
-    compare_layers,
+    AdapterChoice, BackendName, Comparison, Gpu, LayerComparison, NonFinite, Precision, Reference, RuntimeError,
+    Session, Started, Tolerance, compare, compare_layers, first_non_finite,
 };
 
 /// How many times the allowed difference the outputs must vary, so that their agreement says something about all layers.
 const TELLING: f64 = 10.0;
+
+/// Runs that are on their way at once: one is computed while the next one's inputs are made.
+const IN_FLIGHT: usize = 2;
 
 /// How far a layer may differ, relative to its largest element: a thousand times what rounding does in deep networks.
 pub const LAYER_TOLERANCE: f64 = 1e-3;
@@ -41,6 +45,8 @@ pub struct Request<'a> {
     pub batch: Option<usize>,
     /// How far results may differ. If absent the usual tolerance, for quantised models one relative to the largest output.
     pub tolerance: Option<Tolerance>,
+    /// How the reference rounds.
+    pub precision: Precision,
     /// How many samples the reference, which is slow, runs too; rounded up to whole runs.
     pub reference_samples: usize,
     /// Whether every layer is compared, too. It always is if the outputs do not agree, or tell little (see
@@ -48,23 +54,6 @@ pub struct Request<'a> {
     pub layers: bool,
     /// What it is fed.
     pub feed: Feed,
-}
-
-/// What a model is fed.
-pub enum Feed {
-    /// Standard normal numbers.
-    Random { samples: usize, seed: u64 },
-    /// These inputs, in the order of the graph's; the outputs that are known for them.
-    Given { inputs: Vec<Tensor>, expected: Option<Vec<Tensor>> },
-    /// Images with labels.
-    Images(LabelledImages),
-}
-
-/// Images as the model wants them, with labels in the order of its classes.
-pub struct LabelledImages {
-    set: ImageSet,
-    preprocess: Preprocess,
-    labels: Vec<usize>,
 }
 
 /// How well the shaders agree. The figures at the top are those of the comparison that `against` names, for the output that
@@ -79,6 +68,11 @@ pub struct ValidationReport {
     pub backend: BackendName,
     /// `expected` if expected outputs were given, else `reference`.
     pub against: &'static str,
+    /// `float32` if the reference rounds every value as the adapter does, `float64` if it rounds nothing.
+    pub reference_precision: &'static str,
+    /// Who computed the expected outputs, if that was said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_by: Option<String>,
     pub max_abs: f64,
     pub max_rel: f64,
     pub cosine: f64,
@@ -101,76 +95,20 @@ pub struct ValidationReport {
     pub reference_top1: Option<f64>,
     /// The session against the reference.
     pub reference: Comparison,
+    /// The reference in float32 against the one in float64, if that is asked for: what rounding alone does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Comparison>,
     /// The session against the expected outputs.
     pub expected: Option<Comparison>,
+    /// The first value that is not finite, if an output is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub non_finite: Option<NonFinite>,
     /// Every layer of the first run, the worst first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Vec<LayerComparison>>,
-}
-
-impl LabelledImages {
-    /// `set`, prepared as `info` says; at most `samples` of it, class-balanced.
-    ///
-    /// # Errors
-    /// The set has a class that the model does not know, or fewer images than were asked for.
-    pub fn new(set: &ImageSet, info: &ModelInfo, samples: Option<usize>) -> Result<Self> {
-        let set = samples.map_or_else(|| Ok(set.clone()), |n| set.subset(n, 0)).context("--samples")?;
-        let class = |name: &String| {
-            info.classes.iter().position(|known| known == name).with_context(|| {
-                let known = info.classes.join(", ");
-                format!("--data: the model has no class {name:?}; it was trained on {known}")
-            })
-        };
-        let classes = set.classes().iter().map(class).collect::<Result<Vec<_>>>()?;
-        let labels = (0..set.len()).map(|i| classes[set.label(i) as usize]).collect();
-        Ok(Self { set, preprocess: preprocess(info), labels })
-    }
-
-    fn rows(&self, start: usize, rows: usize) -> Result<Tensor> {
-        let [height, width] = self.preprocess.size;
-        let end = (start + rows).min(self.set.len());
-        let images: Vec<_> =
-            (start..end).into_par_iter().map(|i| self.preprocess.apply(&self.set.picture(i)?)).collect();
-        let data = images.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
-        Ok(slice_rows(&Tensor::new([end - start, 3, height, width], data), 0, rows))
-    }
-}
-
-impl Feed {
-    fn samples(&self) -> usize {
-        match self {
-            Self::Random { samples, .. } => *samples,
-            Self::Given { inputs, .. } => inputs.first().and_then(|t| t.shape.first()).copied().unwrap_or(1),
-            Self::Images(images) => images.set.len(),
-        }
-    }
-
-    /// Images in a run if the user has no wish.
-    fn usual_batch(&self) -> usize {
-        match self {
-            // Several inputs need not have rows that belong together, so they go in one run.
-            Self::Given { inputs, .. } if inputs.len() > 1 => self.samples(),
-            Self::Random { .. } | Self::Given { .. } => self.samples().min(8),
-            Self::Images(_) => self.samples().min(32),
-        }
-    }
-
-    fn inputs(&self, graph: &Graph, run: usize, rows: usize) -> Result<Vec<Tensor>> {
-        match self {
-            Self::Random { seed, .. } => Ok(random_inputs(graph, rows, *seed, run as u64)),
-            Self::Given { inputs, .. } => match &inputs[..] {
-                [input] => Ok(vec![slice_rows(input, run * rows, rows)]),
-                several => Ok(several.to_vec()),
-            },
-            Self::Images(images) => Ok(vec![images.rows(run * rows, rows)?]),
-        }
-    }
-}
-
-/// What an image must become for the model.
-pub fn preprocess(info: &ModelInfo) -> Preprocess {
-    let cover = info.resize.unwrap_or(info.input_size);
-    Preprocess { cover, size: info.input_size, mean: info.mean, std: info.std }
+    /// Those layers of the first run whose expected values were given, the worst first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_layers: Option<Vec<LayerComparison>>,
 }
 
 /// Whether the machine has no adapter at all, so that nothing could be validated: no fault of the model.
@@ -203,37 +141,65 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
     for done in applied {
         console.detail(format_args!("pass {}: {} rewrites, {} nodes", done.pass, done.rewrites, done.nodes));
     }
-    let mut session = Session::new(&optimised, request.adapter, rows)?;
+    let gpu = load::gpu(request.adapter)?;
+    let mut session = Session::on(&gpu, &optimised, rows)?;
     let adapter = session.facts().adapter.clone();
     console.detail(format_args!("adapter {adapter}"));
-    let reference = Reference::new(model);
+    let reference = Reference::with_precision(model, request.precision);
+    let judged = request.precision == Precision::Double;
 
     let samples = feed.samples();
-    let (mut got, mut reference_got, mut reference_samples) = (Vec::new(), Vec::new(), 0);
+    let (mut got, mut reference_got, mut rounded_got, mut reference_samples) = (Vec::new(), Vec::new(), Vec::new(), 0);
     let bar = console.bar(samples as u64, "samples");
     if bar.is_hidden() {
         console.message(format_args!("validating {samples} samples on {}, {rows} in a run", adapter.name));
     }
+    let mut flying: VecDeque<(Started, usize)> = VecDeque::new();
+    let mut land = |session: &mut Session, (run, keep): (Started, usize)| -> Result<()> {
+        append_rows(&mut got, session.finish(run)?, rows, keep);
+        bar.advance(keep as u64);
+        Ok(())
+    };
     for run in 0..samples.div_ceil(rows) {
         let keep = rows.min(samples - run * rows);
         let inputs = feed.inputs(&model.graph, run, rows)?;
-        append_rows(&mut got, session.run(&inputs)?, rows, keep);
+        flying.push_back((session.start(&inputs)?, keep));
         if reference_samples < request.reference_samples.max(1) {
             append_rows(&mut reference_got, reference.run(&inputs)?, rows, keep);
+            if judged {
+                append_rows(&mut rounded_got, Reference::new(model).run(&inputs)?, rows, keep);
+            }
             reference_samples += keep;
         }
-        bar.advance(keep as u64);
+        if flying.len() == IN_FLIGHT
+            && let Some(first) = flying.pop_front()
+        {
+            land(&mut session, first)?;
+        }
     }
+    flying.into_iter().try_for_each(|run| land(&mut session, run))?;
     drop(bar);
 
     let names: Vec<&str> = model.graph.outputs.iter().map(|o| o.name.as_str()).collect();
     let tolerance = request.tolerance.unwrap_or_else(|| usual_tolerance(model, &reference_got));
-    let worst = |expected: &[Tensor]| worst(&names, &got, expected, tolerance);
-    let by_reference = worst(&reference_got)?;
-    let by_expected = match feed {
-        Feed::Given { expected: Some(expected), .. } => Some(worst(expected)?),
-        Feed::Given { expected: None, .. } | Feed::Random { .. } | Feed::Images(_) => None,
+    let worst = |got: &[Tensor], expected: &[Tensor]| worst(&names, got, expected, tolerance);
+    let by_reference = worst(&got, &reference_got)?;
+    let rounding = judged.then(|| worst(&rounded_got, &reference_got)).transpose()?;
+    let nothing = Known::default();
+    let known = match feed {
+        Feed::Given { known, .. } => known,
+        Feed::Random { .. } | Feed::Images(_) => &nothing,
     };
+    let by_expected = known.outputs.as_ref().map(|expected| worst(&got, expected)).transpose()?;
+    let non_finite = match got.iter().filter_map(first_bad_row).min() {
+        Some(row) => first_non_finite(&mut session, &feed.inputs(&model.graph, row / rows, rows)?)?,
+        None => None,
+    };
+    let expected_layers = known.layers.as_ref().map(|file| {
+        console.detail("comparing with every layer that was given");
+        given_layers(model, &gpu, &feed.inputs(&model.graph, 0, rows)?, file, tolerance)
+    });
+    let expected_layers = expected_layers.transpose()?.filter(|layers| !layers.is_empty());
     let outputs_ok = by_reference.ok && by_expected.as_ref().is_none_or(|c| c.ok);
     let output_spread = reference_got.iter().filter_map(spread).max_by(f64::total_cmp);
     let telling = output_spread.is_some_and(|spread| spread > TELLING * allowed(&reference_got, tolerance));
@@ -242,10 +208,11 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
         true => {
             console.detail("comparing every layer");
             let inputs = feed.inputs(&model.graph, 0, rows)?;
-            Some(compare_layers(&optimised, &mut session, &inputs, tolerance)?)
+            let reference = Reference::with_precision(&optimised, request.precision);
+            Some(compare_layers(reference, &mut session, &inputs, tolerance)?)
         }
     };
-    let ok = outputs_ok && layers.iter().flatten().all(layer_ok);
+    let ok = outputs_ok && layers.iter().chain(&expected_layers).flatten().all(layer_ok);
     let accuracy = |outputs: &[Tensor]| match feed {
         Feed::Images(images) => outputs.first().map(|logits| accuracy(logits, &images.labels)),
         Feed::Given { .. } | Feed::Random { .. } => None,
@@ -256,6 +223,8 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
         adapter: adapter.name,
         backend: adapter.backend,
         against: if by_expected.is_some() { "expected" } else { "reference" },
+        reference_precision: if judged { "float64" } else { "float32" },
+        expected_by: known.by.clone(),
         max_abs: headline.max_abs,
         max_rel: headline.max_rel,
         cosine: headline.cosine,
@@ -268,8 +237,11 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
         top1: accuracy(&got),
         reference_top1: accuracy(&reference_got),
         reference: by_reference,
+        rounding,
         expected: by_expected,
+        non_finite,
         layers,
+        expected_layers,
     })
 }
 
@@ -281,6 +253,45 @@ pub fn layer_ok(layer: &LayerComparison) -> bool {
         Some(step) => layer.comparison.max_abs <= STEP_TOLERANCE * f64::from(step),
         None => layer.comparison.max_rel <= LAYER_TOLERANCE,
     }
+}
+
+/// The values of `model`'s nodes against those that `file` has under their paths, the worst first. The model runs as it was
+/// read: the passes give nodes values that other programs do not have.
+fn given_layers(
+    model: &Verified<Model>,
+    gpu: &Gpu,
+    inputs: &[Tensor],
+    file: &TensorFile,
+    tolerance: Tolerance,
+) -> Result<Vec<LayerComparison>> {
+    let rows = inputs.first().and_then(|t| t.shape.first()).copied().unwrap_or(1);
+    let mut session = Session::on(gpu, model, rows)?;
+    let mut layers = Vec::new();
+    let mut outcome = Ok(());
+    session.run_all(inputs, &mut |name, got| {
+        let (Some(expected), Some(node)) =
+            (file.find(&[name, &format!("/{name}")]), model.graph.nodes.iter().find(|node| node.name == name))
+        else {
+            return;
+        };
+        let more = expected.shape.len() == got.shape.len() && expected.shape.first() > got.shape.first();
+        let expected = if more { slice_rows(&expected, 0, rows) } else { expected };
+        match compare(name, &got, &expected, tolerance) {
+            Ok(comparison) => {
+                layers.push(LayerComparison { name: name.into(), op: node.op.name(), step: None, comparison });
+            }
+            Err(error) => outcome = Err(error),
+        }
+    })?;
+    outcome.context("--expect")?;
+    layers.sort_by(|a, b| b.comparison.max_rel.total_cmp(&a.comparison.max_rel));
+    Ok(layers)
+}
+
+/// The first row of an output with an element that is not finite.
+fn first_bad_row(output: &Tensor) -> Option<usize> {
+    let width = (output.data.len() / output.shape.first().copied().unwrap_or(1).max(1)).max(1);
+    output.data.iter().position(|x| !x.is_finite()).map(|i| i / width)
 }
 
 /// The tolerance where none was asked for.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Graph, Op, ValueId};
+use super::{Graph, Imported, Op, ValueId};
 
 /// The price of one node for one image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,6 +65,9 @@ fn node_cost(graph: &Graph, op: &Op, input: Option<ValueId>, output: ValueId) ->
             price
         }
         Op::Linear { weight, .. } => matrix(elements * graph.param(*weight).shape[1] as u64),
+        Op::Imported(Imported::Gemm { transpose: [a, _], .. }) => {
+            matrix(elements * input.and_then(|v| graph.shape(v).dim(usize::from(!a))).unwrap_or(0) as u64)
+        }
         Op::BatchNorm { .. } => NodeCost { macs: 0, mult_adds: 2 * elements },
         Op::Relu => NodeCost { macs: 0, mult_adds: elements },
         Op::Separable { units } => {
@@ -92,6 +95,7 @@ fn node_cost(graph: &Graph, op: &Op, input: Option<ValueId>, output: ValueId) ->
         | Op::ChannelShuffle { .. }
         | Op::Mix { .. }
         | Op::QuantizeDequantize(_)
+        | Op::Imported(_)
         | Op::DropPath => NodeCost::default(),
     }
 }

@@ -21,21 +21,25 @@
 mod build;
 mod cost;
 mod graph;
+mod imported;
 mod op;
 mod params;
 mod print;
 mod quantize;
 mod shape;
 mod verify;
+mod window;
 
 pub use build::Builder;
 pub use cost::{Cost, NodeCost, cost};
 pub use graph::{Graph, Node, NodeId, Output, Value, ValueId};
-pub use op::{MixTerm, Op, Range, Unit, Window};
+pub use imported::{Arithmetic, Imported, broadcast};
+pub use op::{MixTerm, Op, Unit};
 pub use params::{Init, Param, ParamId, Role, Tensor, Weights, fingerprint};
 pub use quantize::{Codes, Grid, Width};
 pub use shape::{Dim, Shape};
 pub use verify::{Model, Verified, verify};
+pub use window::{Range, Window};
 
 /// What can be wrong with a graph. Each variant names the node and says whose fault it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Graph, MixTerm, Op, ParamId, Range, Unit, Window};
+use super::{Graph, Imported, MixTerm, Op, ParamId, Range, Unit, Window};
 
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,9 +66,20 @@ fn attributes(graph: &Graph, op: &Op) -> String {
         })),
         Op::Mix { terms, .. } => words.extend(terms.iter().map(mix_term)),
         Op::QuantizeDequantize(grid) => words.push(format!("scale {}, zero {}", grid.scale, grid.zero_point)),
+        Op::Imported(imported) => words.extend(imported_words(imported, param)),
         Op::Relu | Op::GlobalAvgPool | Op::Add | Op::DropPath => {}
     }
     if words.is_empty() { String::new() } else { format!(" {{{}}}", words.join(", ")) }
+}
+
+fn imported_words(imported: &Imported, param: impl Fn(&ParamId) -> String) -> Vec<String> {
+    match imported {
+        Imported::Constant(value) => vec![param(value)],
+        Imported::Elementwise(_) => Vec::new(),
+        Imported::Gemm { alpha, beta, transpose } => vec![format!("alpha {alpha} beta {beta} transpose {transpose:?}")],
+        Imported::Softmax { axis } => vec![format!("axis {axis}")],
+        Imported::Lrn { size, alpha, beta, bias } => vec![format!("size {size} alpha {alpha} beta {beta} bias {bias}")],
+    }
 }
 
 fn mix_term(term: &MixTerm) -> String {

@@ -144,6 +144,7 @@ pub(super) fn infer(node: &str, op: &Op, inputs: &[&Shape], params: &[Param]) ->
         Op::WeightedSum { indices } => rule.weighted_sum(indices),
         Op::Separable { units } => rule.separable(units),
         Op::Mix { channels, terms } => rule.mix(*channels, terms),
+        Op::Imported(imported) => rule.imported(imported),
         Op::ChannelShuffle { groups } => {
             let x = rule.one()?;
             let [c, _, _] = rule.chw(x)?;
@@ -156,31 +157,31 @@ pub(super) fn infer(node: &str, op: &Op, inputs: &[&Shape], params: &[Param]) ->
 }
 
 /// One application of an op, with the words for its errors.
-struct Rule<'a> {
+pub(super) struct Rule<'a> {
     node: &'a str,
     op: &'a Op,
-    inputs: &'a [&'a Shape],
-    params: &'a [Param],
+    pub(super) inputs: &'a [&'a Shape],
+    pub(super) params: &'a [Param],
 }
 
 impl Rule<'_> {
-    fn error(&self, why: String) -> IrError {
+    pub(super) fn error(&self, why: String) -> IrError {
         let shapes = self.inputs.iter().map(|s| s.to_string()).collect::<Vec<_>>().join(", ");
         IrError::Shape { node: self.node.into(), op: self.op.name(), shapes, why }
     }
 
-    fn arity(&self, expected: &'static str) -> IrError {
+    pub(super) fn arity(&self, expected: &'static str) -> IrError {
         IrError::Arity { node: self.node.into(), op: self.op.name(), expected, got: self.inputs.len() }
     }
 
-    fn one(&self) -> Result<&Shape, IrError> {
+    pub(super) fn one(&self) -> Result<&Shape, IrError> {
         match self.inputs {
             [x] => Ok(x),
             _ => Err(self.arity("1")),
         }
     }
 
-    fn chw(&self, x: &Shape) -> Result<[usize; 3], IrError> {
+    pub(super) fn chw(&self, x: &Shape) -> Result<[usize; 3], IrError> {
         x.chw().ok_or_else(|| self.error("the input must be [N, C, H, W] with known C, H and W".into()))
     }
 

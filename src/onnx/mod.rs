@@ -17,7 +17,7 @@ mod write;
 mod tests;
 
 pub use metadata::ModelInfo;
-pub use read::{ExternalFiles, read, read_with_files};
+pub use read::{ExternalFiles, read, read_tensor, read_with_files};
 pub use write::{WriteOptions, write};
 
 use crate::ir::IrError;

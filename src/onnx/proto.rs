@@ -188,6 +188,9 @@ pub struct TensorProto {
     /// Elements as little-endian bytes.
     #[prost(bytes = "vec", optional, tag = "9")]
     pub raw_data: Option<Vec<u8>>,
+    /// Elements of float64 tensors, unless in `raw_data`.
+    #[prost(double, repeated, tag = "10")]
+    pub double_data: Vec<f64>,
     /// Text for people.
     #[prost(string, tag = "12")]
     pub doc_string: String,
@@ -215,6 +218,8 @@ pub mod data_type {
     pub const BOOL: i32 = 9;
     /// float16.
     pub const FLOAT16: i32 = 10;
+    /// float64.
+    pub const DOUBLE: i32 = 11;
 
     /// The name of a data type in messages.
     pub fn name(code: i32) -> String {

@@ -113,6 +113,7 @@ impl Tree<'_> {
             | Op::Separable { .. }
             | Op::Mix { .. }
             | Op::QuantizeDequantize(_)
+            | Op::Imported(_)
             | Op::DropPath => return None,
         }
         Some(all)

@@ -191,6 +191,7 @@ fn shares_memory(op: &Op) -> bool {
         | Op::ChannelShuffle { .. }
         | Op::Separable { .. }
         | Op::QuantizeDequantize(_)
+        | Op::Imported(_)
         | Op::Mix { .. } => false,
     }
 }

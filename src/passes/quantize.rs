@@ -156,6 +156,7 @@ fn reads_codes(op: &Op) -> bool {
         | Op::Separable { .. }
         | Op::Mix { .. }
         | Op::QuantizeDequantize(_)
+        | Op::Imported(_)
         | Op::DropPath => false,
     }
 }
@@ -177,6 +178,7 @@ fn selects(op: &Op) -> bool {
         | Op::Separable { .. }
         | Op::Mix { .. }
         | Op::QuantizeDequantize(_)
+        | Op::Imported(_)
         | Op::DropPath => false,
     }
 }

@@ -8,7 +8,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::ir::{
-    Builder, Grid, Init, Model, Op, ParamId, Range, Role, Shape, Tensor, ValueId, Verified, Weights, Window, verify,
+    Arithmetic, Builder, Grid, Imported, Init, Model, Op, ParamId, Range, Role, Shape, Tensor, ValueId, Verified,
+    Weights, Window, verify,
 };
 
 use networks::cell;
@@ -224,6 +225,7 @@ impl Table {
                 });
             }
         }
+        self.imported();
         for indices in [vec![3], vec![0, 1, 2], vec![8, 9, 10, 11, 12, 13, 14, 15]] {
             let mut shapes = vec![Shape::fixed(&[2, 8])];
             shapes.resize(indices.len() + 1, Shape::image(3, 5, 3));
@@ -231,6 +233,52 @@ impl Table {
                 let name = format!("weighted_sum of {}", indices.len());
                 self.shaped(&name, batch, false, &shapes, |_| Op::WeightedSum { indices: indices.clone() });
             }
+        }
+    }
+
+    fn imported(&mut self) {
+        let matrix = |columns| Shape(vec![crate::ir::Dim::Batch, crate::ir::Dim::Fixed(columns)]);
+        for (name, op) in [("add", Arithmetic::Add), ("multiply", Arithmetic::Multiply)] {
+            let op = |_: &mut Builder| Op::Imported(Imported::Elementwise(op));
+            for other in [&[5, 1, 1][..], &[7], &[1, 3, 1], &[1, 5, 3, 7], &[], &[1, 5, 1, 7]] {
+                let shapes = [Shape::image(5, 3, 7), Shape::fixed(other)];
+                self.shaped(&format!("broadcast_{name} {other:?}"), 3, true, &shapes, op);
+            }
+            let crossed = [matrix(1), Shape::fixed(&[1, 6])];
+            self.shaped(&format!("broadcast_{name} both"), 3, true, &crossed, op);
+            let more = [Shape::fixed(&[2, 1, 3, 1, 2]), Shape::fixed(&[5, 3, 1, 1])];
+            self.shaped(&format!("broadcast_{name} rank 5"), 1, true, &more, op);
+        }
+        self.cases.push(case("constant", 3, true, |b| {
+            let x = b.input("input", Shape::image(2, 3, 3));
+            let value = param(b, "value", &[2, 1, 3], Role::Weight);
+            let constant = b.node("constant", Op::Imported(Imported::Constant(value)), &[]).unwrap();
+            let y = b.node("sum", Op::Imported(Imported::Elementwise(Arithmetic::Add)), &[constant, x]).unwrap();
+            b.output("out", y);
+        }));
+        let products: [(&[usize], &[usize], Option<&[usize]>, [bool; 2]); 5] = [
+            (&[3, 6], &[6, 4], None, [false, false]),
+            (&[6, 3], &[6, 4], Some(&[3, 4]), [true, false]),
+            (&[3, 6], &[5, 6], Some(&[1, 5]), [false, true]),
+            (&[4, 3], &[5, 4], Some(&[3, 1]), [true, true]),
+            (&[7, 9], &[9, 13], Some(&[]), [false, false]),
+        ];
+        for (a, b, c, transpose) in products {
+            let shapes: Vec<Shape> = [a, b].into_iter().chain(c).map(Shape::fixed).collect();
+            let op = |_: &mut Builder| Op::Imported(Imported::Gemm { alpha: 0.75, beta: -1.5, transpose });
+            self.shaped(&format!("gemm {a:?} {b:?} {c:?}"), 1, false, &shapes, op);
+        }
+        let rows = [matrix(6), Shape::fixed(&[6, 5])];
+        let plain = Imported::Gemm { alpha: 1.0, beta: 1.0, transpose: [false; 2] };
+        self.shaped("gemm of rows", 3, false, &rows, |_| Op::Imported(plain.clone()));
+        for axis in 0..3 {
+            let op = |_: &mut Builder| Op::Imported(Imported::Softmax { axis });
+            self.shaped(&format!("softmax axis {axis}"), 1, false, &[Shape::fixed(&[3, 10, 4])], op);
+        }
+        self.shaped("softmax of rows", 3, false, &[matrix(10)], |_| Op::Imported(Imported::Softmax { axis: 1 }));
+        for size in [1, 2, 3, 5, 20] {
+            let op = |_: &mut Builder| Op::Imported(Imported::Lrn { size, alpha: 0.5, beta: 0.75, bias: 1.25 });
+            self.images(&format!("lrn {size}"), false, &[[7, 3, 5]], op);
         }
     }
 

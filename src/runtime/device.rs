@@ -5,12 +5,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::RuntimeError;
 use super::adapter::{AdapterChoice, AdapterFacts, find};
 use super::emit::Target;
 use super::kernel::{Binding, Kernel, SUBGROUP};
+use super::pipeline_cache::{CacheFacts, PipelineCache};
 use super::program::Dispatch;
 use crate::runtime::DeviceKind;
 
@@ -28,6 +30,7 @@ struct Inner {
     faults: Arc<Mutex<Faults>>,
     layouts: BTreeMap<Kernel, wgpu::BindGroupLayout>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    cache: OnceLock<PipelineCache>,
 }
 
 /// What was reported outside of the error scopes.
@@ -58,7 +61,8 @@ impl Gpu {
         check_base_limits(&required_limits, &adapter.limits(), &facts)?;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("idarts-compile"),
-            required_features: adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP),
+            required_features: adapter.features()
+                & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE),
             required_limits,
             ..wgpu::DeviceDescriptor::default()
         };
@@ -79,6 +83,20 @@ impl Gpu {
         let (device, queue) = wgpu::Device::noop(&descriptor);
         let facts = AdapterFacts::new(0, &device.adapter_info(), device.features(), &limits, true);
         Self::new(device, queue, facts).expect("the device that does nothing refuses nothing")
+    }
+
+    /// Keeps compiled pipelines in files in `folder`, if the driver lets them be taken out, and finds them there the next time.
+    pub fn keep_pipelines_in(self, folder: &Path) -> Self {
+        if let Some(cache) = PipelineCache::open(self.device(), &self.device().adapter_info(), folder) {
+            // It may be set once; clones of the device then share it.
+            let _ = self.inner.cache.set(cache);
+        }
+        self
+    }
+
+    /// Writes the pipelines made so far to their file. A cache that cannot be written is one that will be cold.
+    pub(super) fn save_pipelines(&self) -> Option<CacheFacts> {
+        self.inner.cache.get().and_then(|cache| cache.save().ok())
     }
 
     /// What is known about the adapter.
@@ -138,44 +156,26 @@ impl Gpu {
 
     /// Waits until the device has done everything that was submitted.
     pub(super) fn wait(&self, doing: &str) -> Result<(), RuntimeError> {
+        self.wait_for(None, doing)
+    }
+
+    /// Waits until the device has done `submission` and all before it; without one, everything.
+    pub(super) fn wait_for(&self, submission: Option<wgpu::SubmissionIndex>, doing: &str) -> Result<(), RuntimeError> {
+        let kind = wgpu::PollType::Wait { submission_index: submission, timeout: None };
         // wgpu panics here when the driver loses the device; that is an event, not a bug.
-        let polled = catch_unwind(AssertUnwindSafe(|| self.device().poll(wgpu::PollType::wait_indefinitely())));
+        let polled = catch_unwind(AssertUnwindSafe(|| self.device().poll(kind)));
         self.check(doing)?;
         match polled {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(self.failed(doing, error.to_string())),
+            Ok(Err(error)) => {
+                // A lost device takes no submission, so there is none to wait for; it says so when it is asked once more.
+                let again = wgpu::PollType::wait_indefinitely();
+                let _ = catch_unwind(AssertUnwindSafe(|| self.device().poll(again)));
+                self.check(doing)?;
+                Err(self.failed(doing, error.to_string()))
+            }
             Err(_) => Err(self.lost(doing, "the driver failed during a wait".into())),
         }
-    }
-
-    /// Copies the first `bytes` of `staging`, which must be mappable, to the host. Waits for the device.
-    pub(super) fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
-        &self,
-        staging: &wgpu::Buffer,
-        bytes: u64,
-        doing: &str,
-    ) -> Result<Vec<T>, RuntimeError> {
-        let mapped = Arc::new(Mutex::new(None));
-        let result = mapped.clone();
-        self.guard(doing, || {
-            staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |r| *unpoisoned(&result) = Some(r));
-        })?;
-        self.wait(doing)?;
-        let outcome = unpoisoned(&mapped).take();
-        let why = match outcome {
-            Some(Ok(())) => match staging.slice(..bytes).get_mapped_range() {
-                Ok(view) => {
-                    let numbers = bytemuck::pod_collect_to_vec(&view[..]);
-                    drop(view);
-                    staging.unmap();
-                    return Ok(numbers);
-                }
-                Err(error) => error.to_string(),
-            },
-            Some(Err(error)) => error.to_string(),
-            None => "the result did not become readable".into(),
-        };
-        Err(self.failed(doing, why))
     }
 
     fn new(device: wgpu::Device, queue: wgpu::Queue, facts: AdapterFacts) -> Result<Self, RuntimeError> {
@@ -189,7 +189,8 @@ impl Gpu {
         }));
         let layouts =
             Kernel::ALL.into_iter().map(|kernel| (kernel, bind_group_layout(&device, kernel.reads()))).collect();
-        let inner = Inner { device, queue, facts, faults, layouts, pipelines: Mutex::default() };
+        let inner =
+            Inner { device, queue, facts, faults, layouts, pipelines: Mutex::default(), cache: OnceLock::new() };
         let gpu = Self { inner: Arc::new(inner) };
         gpu.check("opening the device")?;
         Ok(gpu)
@@ -218,7 +219,7 @@ impl Gpu {
                 // No kernel reads workgroup memory that it has not written.
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: self.inner.cache.get().map(PipelineCache::handle),
         })
     }
 
@@ -237,7 +238,7 @@ impl Gpu {
         RuntimeError::DeviceLost { adapter: self.facts().name.clone(), doing: doing.into(), why }
     }
 
-    fn failed(&self, doing: &str, why: String) -> RuntimeError {
+    pub(super) fn failed(&self, doing: &str, why: String) -> RuntimeError {
         RuntimeError::Device { adapter: self.facts().name.clone(), doing: doing.into(), why }
     }
 
@@ -288,6 +289,6 @@ fn bind_group_layout(device: &wgpu::Device, reads: &[Binding]) -> wgpu::BindGrou
 }
 
 /// Locks a mutex whose contents stay meaningful even if a thread panicked with it.
-fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

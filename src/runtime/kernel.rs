@@ -59,11 +59,21 @@ pub enum Kernel {
     Fill,
     /// One summand of a weighted sum.
     WeightedSum,
+    /// Packed numbers as a value.
+    Constant,
+    /// Element-wise sum or product of values whose sizes differ.
+    Broadcast,
+    /// Product of two values.
+    Gemm,
+    /// Softmax along an axis.
+    Softmax,
+    /// Local response normalisation.
+    Lrn,
 }
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Kernel; 17] = [
+    pub const ALL: [Kernel; 22] = [
         Kernel::Conv,
         Kernel::Depthwise,
         Kernel::Pointwise,
@@ -81,6 +91,11 @@ impl Kernel {
         Kernel::Copy,
         Kernel::Fill,
         Kernel::WeightedSum,
+        Kernel::Constant,
+        Kernel::Broadcast,
+        Kernel::Gemm,
+        Kernel::Softmax,
+        Kernel::Lrn,
     ];
 
     /// The name of the WGSL file, without its ending; kernels that differ in the entry point share it.
@@ -117,7 +132,12 @@ impl Kernel {
             | Kernel::Linear
             | Kernel::Copy
             | Kernel::Fill
-            | Kernel::WeightedSum => 64,
+            | Kernel::WeightedSum
+            | Kernel::Constant
+            | Kernel::Broadcast
+            | Kernel::Gemm
+            | Kernel::Softmax
+            | Kernel::Lrn => 64,
         }
     }
 
@@ -131,11 +151,15 @@ impl Kernel {
         use Binding::{Value, Weights};
         match self {
             Kernel::Fill => &[],
+            Kernel::Constant => &[Weights],
+            Kernel::Gemm => &[Value, Value, Value],
             Kernel::Pool
             | Kernel::Relu
             | Kernel::QuantizeDequantize
             | Kernel::GlobalAvgPool
             | Kernel::Copy
+            | Kernel::Softmax
+            | Kernel::Lrn
             | Kernel::Accumulate => &[Value],
             Kernel::Conv
             | Kernel::Depthwise
@@ -144,7 +168,7 @@ impl Kernel {
             | Kernel::PointwiseWide
             | Kernel::BatchNorm
             | Kernel::Linear => &[Value, Weights],
-            Kernel::Add | Kernel::WeightedSum => &[Value, Value],
+            Kernel::Add | Kernel::WeightedSum | Kernel::Broadcast => &[Value, Value],
             Kernel::SeparableSubgroup => &[Value, Weights, Value],
         }
     }
@@ -173,6 +197,11 @@ impl Kernel {
             Kernel::Copy => wgsl!("copy", "main"),
             Kernel::Fill => wgsl!("fill", "main"),
             Kernel::WeightedSum => wgsl!("weighted_sum", "main"),
+            Kernel::Constant => wgsl!("constant", "main"),
+            Kernel::Broadcast => wgsl!("broadcast", "main"),
+            Kernel::Gemm => wgsl!("gemm", "main"),
+            Kernel::Softmax => wgsl!("softmax", "main"),
+            Kernel::Lrn => wgsl!("lrn", "main"),
         }
     }
 }

@@ -19,9 +19,11 @@ mod inputs;
 mod kernel;
 mod layers;
 mod pack;
+mod pipeline_cache;
 mod plan_file;
 mod profile;
 mod program;
+mod readback;
 mod reference;
 mod session;
 
@@ -37,10 +39,12 @@ pub use compare::{Comparison, Tolerance, compare};
 pub use device::Gpu;
 pub use emit::{Target, emit};
 pub use kernel::{Binding, Kernel};
-pub use layers::{LayerComparison, compare_layers};
+pub use layers::{LayerComparison, NonFinite, compare_layers, first_non_finite};
+pub use pipeline_cache::CacheFacts;
 pub use profile::{LaunchTime, Profile};
 pub use program::{Dispatch, Place, Port, Program, Source, Step};
-pub use reference::{Reference, Steps};
+pub use readback::Started;
+pub use reference::{Precision, Reference, Steps};
 pub use session::{Session, SessionFacts};
 
 use crate::ir::Shape;

@@ -3,7 +3,7 @@
 //! Takes a model and inputs; gives the outputs, rounded to float32 once at the end. It shares no code with the reference or
 //! the shaders and is as slow as it looks.
 
-use crate::ir::{Model, Op, ParamId, Tensor, Window};
+use crate::ir::{Arithmetic, Imported, Model, Op, ParamId, Tensor, Window};
 
 /// The outputs of `model` for `inputs`.
 pub fn run(model: &Model, inputs: &[Tensor]) -> Vec<Tensor> {
@@ -14,7 +14,10 @@ pub fn run(model: &Model, inputs: &[Tensor]) -> Vec<Tensor> {
     }
     for node in &graph.nodes {
         let xs: Vec<&Array> = node.inputs.iter().map(|v| values[v.index()].as_ref().unwrap()).collect();
-        values[node.output.index()] = Some(evaluate(model, &node.op, &xs));
+        values[node.output.index()] = Some(match &node.op {
+            Op::Imported(op) => imported(model, op, &xs),
+            op => evaluate(model, op, &xs),
+        });
     }
     let get = |id: crate::ir::ValueId| values[id.index()].as_ref().unwrap();
     graph.outputs.iter().map(|o| get(o.value)).map(Array::to_tensor).collect()
@@ -175,6 +178,50 @@ fn evaluate(model: &Model, op: &Op, xs: &[&Array]) -> Array {
             (code - zero) * f64::from(grid.scale)
         }),
         Op::DropPath => x.clone(),
+        Op::Imported(_) => unreachable!("taken before"),
+    }
+}
+
+fn imported(model: &Model, op: &Imported, xs: &[&Array]) -> Array {
+    // The element that counts for `index` of a larger shape.
+    let spread = |x: &Array, index: &[usize]| {
+        let inner = &index[index.len() - x.shape.len()..];
+        x.get(&inner.iter().zip(&x.shape).map(|(&i, &n)| if n == 1 { 0 } else { i }).collect::<Vec<_>>())
+    };
+    match op {
+        Imported::Constant(value) => Array::from(model.weights.get(*value)),
+        Imported::Elementwise(arithmetic) => {
+            let [a, b] = [&xs[0].shape, &xs[1].shape];
+            let rank = a.len().max(b.len());
+            let from_end = |s: &[usize], i: usize| if i < s.len() { s[s.len() - 1 - i] } else { 1 };
+            let shape: Vec<usize> = (0..rank).rev().map(|i| from_end(a, i).max(from_end(b, i))).collect();
+            Array::make(&shape, |i| match arithmetic {
+                Arithmetic::Add => spread(xs[0], i) + spread(xs[1], i),
+                Arithmetic::Multiply => spread(xs[0], i) * spread(xs[1], i),
+            })
+        }
+        Imported::Gemm { alpha, beta, transpose } => {
+            let swap = |on: bool, i: usize, j: usize| if on { [j, i] } else { [i, j] };
+            let [rows, inner] = swap(transpose[0], xs[0].shape[0], xs[0].shape[1]);
+            let columns = xs[1].shape[usize::from(!transpose[1])];
+            Array::make(&[rows, columns], |i| {
+                let term = |k: usize| xs[0].get(&swap(transpose[0], i[0], k)) * xs[1].get(&swap(transpose[1], k, i[1]));
+                let dot: f64 = (0..inner).map(term).sum();
+                f64::from(*alpha) * dot + xs.get(2).map_or(0.0, |c| f64::from(*beta) * spread(c, i))
+            })
+        }
+        Imported::Softmax { axis } => Array::make(&xs[0].shape, |i| {
+            let at = |k: usize| {
+                xs[0].get(&i.iter().enumerate().map(|(a, &n)| if a == *axis { k } else { n }).collect::<Vec<_>>())
+            };
+            1.0 / (0..xs[0].shape[*axis]).map(|k| (at(k) - xs[0].get(i)).exp()).sum::<f64>()
+        }),
+        Imported::Lrn { size, alpha, beta, bias } => Array::make(&xs[0].shape, |i| {
+            let first = i[1] as isize - (*size as isize - 1) / 2;
+            let place = |k: isize| xs[0].at(&[i[0] as isize, k, i[2] as isize, i[3] as isize]).unwrap_or(0.0);
+            let squares: f64 = (first..first + *size as isize).map(|k| place(k).powi(2)).sum();
+            xs[0].get(i) / (f64::from(*bias) + f64::from(*alpha) / *size as f64 * squares).powf(f64::from(*beta))
+        }),
     }
 }
 

@@ -95,6 +95,13 @@ impl Pack {
         (self.end(start), inputs * padded / 4)
     }
 
+    /// For `constant`: the numbers as they are.
+    pub fn plain(&mut self, numbers: &Tensor) -> Source {
+        let start = self.begin();
+        self.floats.extend_from_slice(&numbers.data);
+        self.end(start)
+    }
+
     /// For `batch_norm`: factor and shift of every channel, made in float64.
     pub fn batch_norm(
         &mut self,

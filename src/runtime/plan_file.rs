@@ -116,7 +116,7 @@ fn check(program: &Program) -> Result<(), String> {
     for (name, shape, place) in ports.chain(steps) {
         check_place(program, place).map_err(|why| format!("value `{name}`: {why}"))?;
         let bytes = shape.iter().try_fold(4u64, |n, &d| n.checked_mul(d as u64));
-        if bytes.is_none_or(|bytes| bytes == 0 || bytes > place.bytes) {
+        if bytes.is_none_or(|bytes| bytes > place.bytes) {
             return Err(format!("value `{name}`: {shape:?} does not fit into {} bytes", place.bytes));
         }
     }

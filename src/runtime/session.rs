@@ -12,6 +12,7 @@ use super::adapter::{AdapterChoice, AdapterFacts};
 use super::device::Gpu;
 use super::emit::{Target, emit};
 use super::inputs::check_inputs;
+use super::pipeline_cache::CacheFacts;
 use super::program::{BINDING_ALIGN, Dispatch, Place, Port, Program, Source, Step};
 use crate::ir::{Model, Shape, Tensor, Verified};
 
@@ -23,7 +24,8 @@ pub struct Session {
     buffers: Vec<wgpu::Buffer>,
     /// For each step of the program.
     pub(super) launches: Vec<Vec<Launch>>,
-    staging: wgpu::Buffer,
+    /// Buffers for outputs that no run uses.
+    pub(super) spare: Vec<wgpu::Buffer>,
     facts: SessionFacts,
 }
 
@@ -46,6 +48,8 @@ pub struct SessionFacts {
     pub load_ms: f64,
     /// Milliseconds to compile pipelines.
     pub compile_ms: f64,
+    /// What was kept of pipelines between runs of the program; `None` if nothing is.
+    pub pipeline_cache: Option<CacheFacts>,
 }
 
 /// A dispatch made real.
@@ -97,7 +101,8 @@ impl Session {
         let compile = Instant::now();
         let pipelines = program.dispatches().map(|d| gpu.pipeline(d)).collect::<Result<Vec<_>, _>>()?;
         let compile_ms = milliseconds(compile);
-        let (buffers, launches, staging) = gpu.guard("loading the model", || load(gpu, &program, pipelines))?;
+        let pipeline_cache = gpu.save_pipelines();
+        let (buffers, launches, spare) = gpu.guard("loading the model", || load(gpu, &program, pipelines))?;
         gpu.wait("loading the model")?;
         let facts = SessionFacts {
             adapter: gpu.facts().clone(),
@@ -108,31 +113,15 @@ impl Session {
             weight_bytes: 4 * program.weights.len() as u64,
             load_ms: milliseconds(start) - compile_ms,
             compile_ms,
+            pipeline_cache,
         };
         let program = Program { weights: Vec::new(), ..program };
-        Ok(Self { gpu: gpu.clone(), program, buffers, launches, staging, facts })
+        Ok(Self { gpu: gpu.clone(), program, buffers, launches, spare: vec![spare], facts })
     }
 
     /// What making the session cost and what it holds.
     pub fn facts(&self) -> &SessionFacts {
         &self.facts
-    }
-
-    /// Runs the model and gives the graph outputs in order.
-    ///
-    /// # Errors
-    /// When the inputs do not fit the model and the batch of the session, or the device fails.
-    pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RuntimeError> {
-        self.check(inputs)?;
-        let doing = "running the model";
-        self.gpu.guard(doing, || {
-            self.upload(inputs);
-            let mut encoder = self.encoder();
-            self.encode(&mut encoder, self.launches.iter().flatten(), None);
-            self.copy_outputs(&mut encoder);
-            self.gpu.queue().submit([encoder.finish()]);
-        })?;
-        self.outputs(doing)
     }
 
     /// Runs the model node by node and shows every node's path with its value, in order; gives the graph outputs. It is for
@@ -153,6 +142,10 @@ impl Session {
             staging(&self.gpu, largest)
         })?;
         for (step, launches) in self.program.steps.iter().zip(&self.launches) {
+            if step.shape.contains(&0) {
+                visit(&step.node, Tensor::new(step.shape.clone(), Vec::new()));
+                continue;
+            }
             let doing = format!("running node `{}`", step.node);
             self.gpu.guard(&doing, || {
                 let mut encoder = self.encoder();
@@ -165,12 +158,16 @@ impl Session {
             visit(&step.node, Tensor::new(step.shape.clone(), data));
         }
         let doing = "reading the outputs";
-        self.gpu.guard(doing, || {
+        let bytes = output_bytes(&self.program.outputs);
+        let staging = self.gpu.guard(doing, || {
+            let outputs = super::session::staging(&self.gpu, bytes);
             let mut encoder = self.encoder();
-            self.copy_outputs(&mut encoder);
+            self.copy_outputs(&mut encoder, &outputs);
             self.gpu.queue().submit([encoder.finish()]);
+            outputs
         })?;
-        self.outputs(doing)
+        let floats = self.gpu.read(&staging, bytes, doing)?;
+        Ok(self.split_outputs(&floats))
     }
 
     /// The program that the session carries out, without its weights.
@@ -214,25 +211,28 @@ impl Session {
         }
     }
 
-    fn copy_outputs(&self, encoder: &mut wgpu::CommandEncoder) {
+    /// Encodes the copies of all outputs into `staging`, one behind the other.
+    pub(super) fn copy_outputs(&self, encoder: &mut wgpu::CommandEncoder, staging: &wgpu::Buffer) {
         let mut at = 0;
         for port in &self.program.outputs {
             let bytes = byte_count(&port.shape);
             let place = port.place;
-            encoder.copy_buffer_to_buffer(&self.buffers[place.buffer], place.offset, &self.staging, at, bytes);
+            if bytes > 0 {
+                encoder.copy_buffer_to_buffer(&self.buffers[place.buffer], place.offset, staging, at, bytes);
+            }
             at += bytes;
         }
     }
 
-    fn outputs(&self, doing: &str) -> Result<Vec<Tensor>, RuntimeError> {
-        let floats: Vec<f32> = self.gpu.read(&self.staging, output_bytes(&self.program.outputs), doing)?;
-        let mut rest = floats.as_slice();
+    /// The graph outputs, which lie one behind the other.
+    pub(super) fn split_outputs(&self, floats: &[f32]) -> Vec<Tensor> {
+        let mut rest = floats;
         let take = |port: &Port| {
             let (head, tail) = rest.split_at(port.shape.iter().product());
             rest = tail;
             Tensor::new(port.shape.clone(), head.to_vec())
         };
-        Ok(self.program.outputs.iter().map(take).collect())
+        self.program.outputs.iter().map(take).collect()
     }
 }
 
@@ -347,8 +347,10 @@ fn byte_count(shape: &[usize]) -> u64 {
     4 * shape.iter().product::<usize>() as u64
 }
 
-fn output_bytes(outputs: &[Port]) -> u64 {
-    outputs.iter().map(|port| byte_count(&port.shape)).sum()
+/// Bytes of a buffer for all outputs.
+pub(super) fn output_bytes(outputs: &[Port]) -> u64 {
+    // An empty output has no bytes, a buffer has some.
+    outputs.iter().map(|port| byte_count(&port.shape)).sum::<u64>().max(4)
 }
 
 fn milliseconds(since: Instant) -> f64 {

@@ -4,6 +4,8 @@
 //! float64, so only the last rounding differs), 1e-5 between reference and shaders (float32 sums of up to about a hundred
 //! terms), 0 for ops that only move or select.
 
+mod running;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::cases::{Case, case, cases, network, unit};
@@ -116,7 +118,7 @@ fn every_layer_can_be_compared_and_the_worst_comes_first() {
         assert!(max_rel("layers", &outputs, &expected) <= 1e-5);
         // The values reach a thousand.
         let tolerance = Tolerance { atol: 1e-2, rtol: 1e-4 };
-        let layers = compare_layers(&case.model, &mut session, &case.inputs, tolerance).unwrap();
+        let layers = compare_layers(Reference::new(&case.model), &mut session, &case.inputs, tolerance).unwrap();
         assert_eq!(layers.len(), names.len());
         assert!(layers.iter().all(|l| l.comparison.ok), "{:?}", layers.iter().find(|l| !l.comparison.ok));
         assert!(layers.is_sorted_by(|a, b| a.comparison.max_rel >= b.comparison.max_rel));
@@ -125,7 +127,7 @@ fn every_layer_can_be_compared_and_the_worst_comes_first() {
         let weight = changed.graph.params.iter().position(|p| p.name == "cells.1/pointwise.weight").unwrap();
         changed.weights.0[weight].data[0] += 1.0;
         let changed = crate::ir::verify(changed).unwrap();
-        let layers = compare_layers(&changed, &mut session, &case.inputs, tolerance).unwrap();
+        let layers = compare_layers(Reference::new(&changed), &mut session, &case.inputs, tolerance).unwrap();
         let wrong = |name: &str| !layers.iter().find(|l| l.name == name).unwrap().comparison.ok;
         assert!(!wrong("cells.1/depthwise") && wrong("cells.1/pointwise"));
     }
@@ -225,128 +227,4 @@ fn groups_compute_what_their_nodes_compute_one_by_one() {
     assert_eq!(kernels(&fused), [Kernel::Relu, Kernel::SeparableSubgroup]);
     let alone = emit_grouped(&case.model, 1, TARGETS[2], Grouping::NONE).unwrap();
     assert_eq!(kernels(&alone), [Kernel::Depthwise, Kernel::SeparableSubgroup, Kernel::Relu, Kernel::Add]);
-}
-
-#[test]
-fn wrong_inputs_are_errors_that_name_the_input() {
-    let case = case("inputs", 2, false, network);
-    let mut session = Session::on(&Gpu::noop(), &case.model, 2).unwrap();
-    let image = |n| Tensor::new([n, 3, 9, 9], vec![0.0; n * 243]);
-    let message = |inputs: &[Tensor], session: &mut Session| session.run(inputs).unwrap_err().to_string();
-    assert_eq!(message(&[], &mut session), "the model takes 1 inputs, got 0");
-    let text = message(&[image(3)], &mut session);
-    assert!(text.starts_with("input `image` must be [N, 3, 9, 9], got [3, 3, 9, 9] with 729 elements"), "{text}");
-    assert!(Reference::new(&case.model).run(&[image(3)]).is_ok());
-    assert!(Reference::new(&case.model).run(&[]).is_err());
-}
-
-#[test]
-fn what_no_kernel_does_is_an_error_that_names_the_node() {
-    let check = |shape: Shape, batch: usize, op: Op, expected: &str| {
-        let case = case("unsupported", 1, false, |b| {
-            let x = b.input("input", shape);
-            let y = b.node("odd", op, &[x]).unwrap();
-            b.output("out", y);
-        });
-        let error = emit(&case.model, batch, Target::default()).unwrap_err().to_string();
-        assert!(error.starts_with(expected), "{error}");
-    };
-    let far = Window { padding: [0, 0, 3, 0], ..Window::valid(2, 1) };
-    check(Shape::image(1, 4, 4), 1, Op::MaxPool(far), "node `odd`: max_pool cannot run: the window at row 4");
-    let between = Window::new([1, 2], [1, 1], [0, 1], [1, 2]);
-    let average = Op::AvgPool { window: between, count_include_pad: false };
-    check(Shape::image(1, 1, 1), 1, average, "node `odd`: avg_pool cannot run: the window at column 0");
-    let cut = |axis| crate::ir::Range { axis, start: 1, len: 2, step: 1 };
-    let five = Op::Slice { ranges: (0..5).map(cut).collect() };
-    check(Shape::fixed(&[4; 5]), 1, five, "node `odd`: slice cannot run: it copies 5 separate dimensions");
-    check(Shape::image(0, 4, 4), 1, Op::Relu, "node `input`: input cannot run: its value [1, 0, 4, 4] has no elements");
-    check(
-        Shape::image(64, 64, 64),
-        9000,
-        Op::Relu,
-        "node `input`: input cannot run: its value [9000, 64, 64, 64] has more",
-    );
-}
-
-#[test]
-fn a_model_larger_than_the_adapter_is_refused_before_anything_is_made() {
-    let case = case("large", 1, false, network);
-    // The device that does nothing keeps the lowest limits: 128 MiB in a binding, 256 MiB in a buffer.
-    let gpu = Gpu::noop();
-    let batch = 60_000;
-    let error = Session::on(&gpu, &case.model, batch).unwrap_err();
-    let RuntimeError::Limit { what, needed, available, .. } = &error else { panic!("{error}") };
-    assert_eq!(what, "bytes of a bound buffer for value `stem`");
-    assert_eq!((*needed, *available), (60_000 * 8 * 81 * 4, 128 << 20));
-    let text = error.to_string();
-    assert!(text.contains("the model needs 155520000, adapter `") && text.ends_with("` has 134217728"), "{text}");
-}
-
-#[test]
-fn a_lost_device_is_an_error_and_not_a_panic() {
-    let case = case("lost", 1, false, network);
-    for gpu in gpus("lost device") {
-        let mut session = Session::on(&gpu, &case.model, 1).unwrap();
-        session.run(&case.inputs).unwrap();
-        gpu.device().destroy();
-        for _ in 0..2 {
-            let error = session.run(&case.inputs).unwrap_err();
-            assert!(matches!(error, RuntimeError::DeviceLost { .. }), "{}: {error}", gpu.facts());
-        }
-        let error = Session::on(&gpu, &case.model, 1).unwrap_err();
-        assert!(matches!(error, RuntimeError::DeviceLost { .. }), "{}: {error}", gpu.facts());
-    }
-}
-
-#[test]
-fn every_launch_can_be_timed() {
-    let case = case("profile", 1, false, network);
-    for gpu in gpus("profile").into_iter().chain([Gpu::noop()]) {
-        let mut session = Session::on(&gpu, &case.model, 1).unwrap();
-        let profile = session.profile(&case.inputs).unwrap();
-        let expected: Vec<_> = session
-            .program()
-            .steps
-            .iter()
-            .flat_map(|s| s.dispatches.iter().map(|d| (s.node.as_str(), d.kernel)))
-            .collect();
-        let got: Vec<_> = profile.launches.iter().map(|l| (l.name.as_str(), l.kernel)).collect();
-        assert_eq!(got, expected);
-        assert_eq!(profile.timestamps, gpu.facts().timestamps && gpu.facts().backend != BackendName::Other);
-        assert!(profile.launches.iter().all(|l| l.gpu_us.is_finite() && l.gpu_us >= 0.0));
-        if gpu.facts().backend != BackendName::Other {
-            assert!(profile.launches.iter().map(|l| l.gpu_us).sum::<f64>() > 0.0, "{}", gpu.facts());
-            // A profile run leaves the session usable.
-            let expected = Reference::new(&case.model).run(&case.inputs).unwrap();
-            assert!(max_rel("profile", &session.run(&case.inputs).unwrap(), &expected) <= 1e-5);
-        }
-    }
-}
-
-#[test]
-fn a_session_takes_the_best_adapter_unless_told_otherwise() {
-    let case = case("choice", 1, false, network);
-    if gpus("choice of an adapter").is_empty() {
-        let error = Session::new(&case.model, &AdapterChoice::default(), 1).unwrap_err();
-        assert!(matches!(error, RuntimeError::NoAdapter));
-        return;
-    }
-    let session = Session::new(&case.model, &AdapterChoice::default(), 1).unwrap();
-    assert!(adapters().iter().any(|facts| facts == &session.facts().adapter));
-    let error = Session::new(&case.model, &"no such adapter".parse().unwrap(), 1).unwrap_err();
-    assert!(matches!(error, RuntimeError::AdapterNotFound { .. }), "{error}");
-}
-
-#[test]
-fn a_program_is_plain_data_that_can_be_written() {
-    let case = case("program", 1, false, network);
-    let program = emit(&case.model, 1, Target::default()).unwrap();
-    let json: serde_json::Value = serde_json::to_value(&program).unwrap();
-    assert_eq!(json["steps"][0]["node"], "stem");
-    assert_eq!(json["steps"][0]["dispatches"][0]["kernel"], "conv");
-    assert_eq!(json["outputs"][0]["shape"], serde_json::json!([1, 10]));
-    assert!(json.get("weights").is_none());
-    // Flatten and drop path run nothing.
-    let idle: Vec<&str> = program.steps.iter().filter(|s| s.dispatches.is_empty()).map(|s| s.node.as_str()).collect();
-    assert_eq!(idle, ["cells.0/drop", "cells.1/drop", "cells.2/drop", "flatten"]);
 }

@@ -150,6 +150,9 @@ pub enum TrainError {
 /// Why a quantised network is not trained: rounding has no gradient.
 const QUANTIZED: &str = "it rounds to eight bits, which has no gradient; train the network before it is quantised";
 
+/// Why a model of another program is not trained.
+const IMPORTED: &str = "it occurs in imported models only, which are run and validated and not trained";
+
 /// The one element of a loss, if it is a finite number.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
 use super::drop_path::keep_mask;
 use super::module::{Mode, Statistics, Value, kernel_window, unbiased};
-use super::{QUANTIZED, TrainError};
+use super::{IMPORTED, QUANTIZED, TrainError};
 use crate::ir::{Graph, Grid, MixTerm, Node, Op, ParamId, Range, Unit, ValueId, Window};
 use crate::kernels;
 
@@ -131,6 +131,7 @@ impl Walk<'_> {
                 Value::Rows(x) => Value::Rows(nearest(x, *grid)),
                 Value::Flat(x) => Value::Flat(nearest(x, *grid)),
             },
+            Op::Imported(_) => return Err(unsupported(IMPORTED)),
             Op::MaxPool(window) => {
                 let x = image(next()?, node)?;
                 let (x, window) = whole_windows(x, window, f32::MIN);

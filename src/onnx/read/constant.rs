@@ -4,13 +4,16 @@
 //! they are used, lengths first. Making parameters of them is left to `parameter`.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::view::View;
 use super::{MAX_ELEMENTS, MAX_RANK};
 use crate::ir::{Codes, Tensor, Width};
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, attribute_type, data_type};
 use crate::onnx::{OnnxError, half};
+
+/// The most elements that all filled constants of a model may have: 1 GiB that a few bytes of the file ask for.
+const MAX_FILLED: usize = 1 << 28;
 
 /// The most integers that a list of bounds or sizes may have.
 const MAX_LIST: usize = 64;
@@ -21,6 +24,9 @@ pub(super) struct Constants<'a> {
     sources: Vec<Cow<'a, TensorProto>>,
     /// Index into `sources` by name; several names may mean one constant.
     places: HashMap<&'a str, usize>,
+    /// Which constants are one number everywhere, the first that they hold, by place; their elements are counted.
+    filled: HashSet<usize>,
+    filled_elements: usize,
     /// How the constants that are integers become numbers, by place.
     scalings: HashMap<usize, Scaling>,
 }
@@ -36,7 +42,13 @@ pub(super) struct Scaling {
 impl<'a> Constants<'a> {
     /// Finds the constants of `graph`.
     pub(super) fn new(graph: &'a GraphProto) -> Result<Self, OnnxError> {
-        let mut found = Self { sources: Vec::new(), places: HashMap::new(), scalings: HashMap::new() };
+        let mut found = Self {
+            sources: Vec::new(),
+            places: HashMap::new(),
+            filled: HashSet::new(),
+            filled_elements: 0,
+            scalings: HashMap::new(),
+        };
         let initializers = graph.initializer.iter().map(|t| Ok((t.name.as_str(), Cow::Borrowed(t))));
         let nodes = graph.node.iter().filter(|n| n.op_type == "Constant").map(constant_node);
         for named in initializers.chain(nodes) {
@@ -65,6 +77,67 @@ impl<'a> Constants<'a> {
             self.places.insert(alias, place);
         }
         place.is_some()
+    }
+
+    /// Makes `output` a constant of the sizes `dims`, `value` everywhere (0 if absent).
+    pub(super) fn fill(
+        &mut self,
+        view: &View<'a>,
+        output: &'a str,
+        dims: Vec<i64>,
+        value: Option<&TensorProto>,
+    ) -> Result<(), OnnxError> {
+        let number = match value {
+            None => 0.0,
+            Some(t) if t.data_type == data_type::FLOAT => {
+                let [number] = elements(output, t, 1, &t.float_data, f32::from_le_bytes)?[..] else {
+                    return Err(view.error("attribute `value` must be one number"));
+                };
+                number
+            }
+            Some(t) => {
+                let why = format!("attribute `value` is {}; supported is float32", data_type::name(t.data_type));
+                return Err(view.unsupported(why));
+            }
+        };
+        let tensor =
+            TensorProto { dims, float_data: vec![number], data_type: data_type::FLOAT, ..TensorProto::default() };
+        self.filled_elements = self.filled_elements.saturating_add(self::dims(output, &tensor)?.1);
+        if self.filled_elements > MAX_FILLED {
+            return Err(
+                view.unsupported(format!("filled constants of more than {MAX_FILLED} elements are not supported"))
+            );
+        }
+        self.filled.insert(self.sources.len());
+        self.add(view, output, tensor)
+    }
+
+    /// Makes `output` constant `name` with other sizes of the same product.
+    pub(super) fn reshaped(
+        &mut self,
+        view: &View<'a>,
+        output: &'a str,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<(), OnnxError> {
+        let place = self.place(view, name)?;
+        let dims = shape.iter().map(|n| *n as i64).collect();
+        let tensor = TensorProto { dims, ..self.source(view, name)?.clone() };
+        if self.scalings.contains_key(&place) {
+            return Err(view.unsupported("on integers that stand for other numbers it is not supported"));
+        }
+        if self.filled.contains(&place) {
+            self.filled.insert(self.sources.len());
+        }
+        self.add(view, output, tensor)
+    }
+
+    fn add(&mut self, view: &View<'a>, output: &'a str, tensor: TensorProto) -> Result<(), OnnxError> {
+        match self.places.insert(output, self.sources.len()) {
+            None => self.sources.push(Cow::Owned(tensor)),
+            Some(_) => return Err(view.error(format!("its output `{output}` is already made by something else"))),
+        }
+        Ok(())
     }
 
     /// The place of constant `name` in the file.
@@ -119,6 +192,9 @@ impl<'a> Constants<'a> {
             let scaled = self.shifted(view, name, scaling)?.into_iter();
             let data = scaled.map(|(code, i)| code as f32 * scaling.scales[i]).collect();
             return Ok(Tensor { shape, data });
+        }
+        if self.filled.contains(&place) {
+            return Ok(Tensor { shape, data: vec![tensor.float_data.first().copied().unwrap_or(0.0); count] });
         }
         let data = match tensor.data_type {
             data_type::FLOAT => elements(name, tensor, count, &tensor.float_data, f32::from_le_bytes)?,
@@ -212,7 +288,7 @@ impl<'a> Constants<'a> {
 }
 
 /// The sizes of a tensor and their product.
-fn dims(name: &str, tensor: &TensorProto) -> Result<(Vec<usize>, usize), OnnxError> {
+pub(super) fn dims(name: &str, tensor: &TensorProto) -> Result<(Vec<usize>, usize), OnnxError> {
     let rank = tensor.dims.len();
     if rank > MAX_RANK {
         return Err(fail(name, format!("it has {rank} dimensions; at most {MAX_RANK} are supported")));
@@ -229,7 +305,7 @@ fn dims(name: &str, tensor: &TensorProto) -> Result<(Vec<usize>, usize), OnnxErr
 }
 
 /// The elements of a tensor from its bytes or, if it has none, from the list for its type.
-fn elements<T: Copy, const N: usize>(
+pub(super) fn elements<T: Copy, const N: usize>(
     name: &str,
     tensor: &TensorProto,
     count: usize,

@@ -1,6 +1,6 @@
 //! Matrix products, and biases in all the forms in which exporters write them.
 //!
-//! Takes Gemm and MatMul nodes by constant matrices; gives [`Op::Linear`]. A constant added behind a convolution or a
+//! Takes Gemm and MatMul nodes by constant matrices; gives [`Op::Linear`]; other products are left to `arithmetic`. A constant added behind a convolution or a
 //! product, if nothing else reads the result, becomes its bias.
 
 use super::Reader;
@@ -10,25 +10,42 @@ use crate::ir::{Op, ParamId, Role, Tensor};
 use crate::onnx::OnnxError;
 
 impl<'a> Reader<'a> {
-    /// `alpha * A * B + beta * C` with constant B and C.
+    /// `alpha * A * B + beta * C`.
     pub(super) fn gemm(&mut self, view: &View<'a>) -> Result<Made<'a>, OnnxError> {
         view.at_most(3)?;
         view.only(&["alpha", "beta", "broadcast", "transA", "transB"])?;
-        if view.int("transA", 0)? != 0 {
-            return Err(view.unsupported("transA = 1 on a computed value is not supported"));
+        let transpose = [view.int("transA", 0)? != 0, view.int("transB", 0)? != 0];
+        let [alpha, beta] = [view.float("alpha", 1.0)?, view.float("beta", 1.0)?];
+        if transpose[0] || !self.is_layer(view, transpose[1])? {
+            return self.product(view, [alpha, beta], transpose);
         }
-        let transposed = view.int("transB", 0)? != 0;
-        let beta = view.float("beta", 1.0)?;
         let own = view.optional(2).map(|name| (name, beta));
-        let alpha = view.float("alpha", 1.0)?;
-        self.linear(view, !transposed, alpha, own)
+        self.linear(view, !transpose[1], alpha, own)
     }
 
-    /// A product by a constant matrix.
+    /// Whether a Gemm multiplies by a constant and adds one number per column at most.
+    fn is_layer(&self, view: &View<'a>, transposed: bool) -> Result<bool, OnnxError> {
+        let weight = view.input(1)?;
+        if !self.constants.contains(weight) {
+            return Ok(false);
+        }
+        let sizes = self.constants.dims(view, weight)?;
+        let Some(&columns) = sizes.get(usize::from(!transposed)) else { return Ok(true) };
+        match view.optional(2) {
+            Some(bias) if !self.constants.contains(bias) => Ok(false),
+            Some(bias) => Ok(per_channel(&self.constants.dims(view, bias)?, columns, 0)),
+            None => Ok(true),
+        }
+    }
+
+    /// A matrix product.
     pub(super) fn matmul(&mut self, view: &View<'a>) -> Result<Made<'a>, OnnxError> {
         view.at_most(2)?;
         view.only(&[])?;
-        self.linear(view, true, 1.0, None)
+        match self.constants.contains(view.input(1)?) {
+            true => self.linear(view, true, 1.0, None),
+            false => self.product(view, [1.0, 1.0], [false, false]),
+        }
     }
 
     fn linear(

@@ -15,6 +15,7 @@
 //! Work and memory are bounded by the size of the file: sizes are checked before anything is allocated, copies of constants
 //! are counted, subgraphs are never entered.
 
+mod arithmetic;
 mod constant;
 mod external;
 mod file;
@@ -23,6 +24,7 @@ mod operator;
 mod parameter;
 mod quantized;
 mod shaping;
+mod tensor;
 mod view;
 mod window;
 
@@ -32,6 +34,7 @@ use self::constant::Constants;
 pub use self::external::ExternalFiles;
 use self::parameter::Parameters;
 use self::quantized::Quantized;
+pub use self::tensor::read_tensor;
 use self::view::View;
 use super::OnnxError;
 use super::names::Unique;
@@ -73,11 +76,11 @@ fn model(file: &ModelProto, size: usize, name: &str) -> Result<Model, OnnxError>
 
     let mut reader = Reader::new(graph, opset, size)?;
     reader.inputs(graph)?;
-    reader.nodes()?;
-    reader.outputs(graph)?;
     if graph.output.is_empty() || reader.values.is_empty() {
         return Err(file::error(name, "the graph must have an input that is no constant, and an output"));
     }
+    reader.nodes()?;
+    reader.outputs(graph)?;
     reader.finish(name, graph, file)
 }
 
@@ -96,6 +99,8 @@ struct Reader<'a> {
     builder: Builder,
     /// The values made so far, by name in the file.
     values: HashMap<&'a str, ValueId>,
+    /// The values that constants became, by parameter.
+    constant_values: HashMap<usize, ValueId>,
     /// The values that were made integers, by name in the file.
     quantized: HashMap<&'a str, Quantized>,
     /// Names of the values in the file, in the order of the values, without the leading `/`; graph outputs have none.
@@ -128,6 +133,7 @@ impl<'a> Reader<'a> {
             parameters: Parameters::new(file_size),
             builder: Builder::new(graph.name.clone()),
             values: HashMap::new(),
+            constant_values: HashMap::new(),
             quantized: HashMap::new(),
             value_names: Vec::new(),
             rows: Vec::new(),
@@ -208,7 +214,12 @@ impl<'a> Reader<'a> {
 
     /// Adds `op` to the graph under the name of `view` and gives its value.
     fn emit(&mut self, view: &View<'a>, op: Op, inputs: &[ValueId]) -> Result<ValueId, OnnxError> {
-        let value = self.builder.node(view.name.clone(), op, inputs)?;
+        self.emit_as(view, view.name.clone(), op, inputs)
+    }
+
+    /// As [`Self::emit`], under a name of its own.
+    fn emit_as(&mut self, view: &View<'a>, name: String, op: Op, inputs: &[ValueId]) -> Result<ValueId, OnnxError> {
+        let value = self.builder.node(name, op, inputs)?;
         self.value_names.push(None);
         check_size(self.builder.shape(value)).map_err(|why| view.unsupported(why))?;
         Ok(value)

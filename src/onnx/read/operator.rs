@@ -1,19 +1,21 @@
 //! The operators, by name: which function reads which, and the short ones themselves.
 //!
 //! Takes a node; gives the name of its result in the file and the value, or nothing if the result is a constant. Sliding
-//! windows are in `window`, matrix products in `linear`, operators that move elements in `shaping`.
+//! windows are in `window`, matrix products in `linear`, operators that move elements in `shaping`, those that only other
+//! people's models have in `arithmetic`.
 
 use super::Reader;
 use super::file::is_standard;
 use super::view::View;
-use crate::ir::{Op, Role, ValueId};
+use crate::ir::{Arithmetic, Op, Role, ValueId};
 use crate::onnx::OnnxError;
 use crate::onnx::proto::data_type;
 
 /// What `operator` can read, for messages.
-const SUPPORTED: &str = "Add, AveragePool, BatchNormalization, Cast (between float types), Concat, Constant, Conv, \
-                         DequantizeLinear, Dropout, Flatten, Gemm, GlobalAveragePool, Identity, MatMul (by a constant), \
-                         MaxPool, Pad, QuantizeLinear, Relu, Reshape (to a matrix), Slice";
+const SUPPORTED: &str = "Add, AveragePool, BatchNormalization, Cast (between float types), Concat, Constant, \
+                         ConstantOfShape, Conv, DequantizeLinear, Dropout, Flatten, Gemm, GlobalAveragePool, Identity, LRN, \
+                         MatMul, MaxPool, Mul, Pad, QuantizeLinear, Relu, Reshape (to a matrix, or as a part of a channel \
+                         shuffle), Slice, Softmax, Sum, Unsqueeze (of a constant)";
 
 /// A result: its name in the file and its value.
 pub(super) type Made<'a> = (&'a str, ValueId);
@@ -36,7 +38,10 @@ impl<'a> Reader<'a> {
                 Some(value) => value,
                 None => return Ok(None),
             },
-            "Add" => self.add(view)?,
+            "ConstantOfShape" => return self.filled(view).map(|()| None),
+            "Unsqueeze" => return self.unsqueeze(view).map(|()| None),
+            "Reshape" => return self.reshape(view).map(Some),
+            "Add" => self.elementwise(view, Arithmetic::Add)?,
             "AveragePool" => self.average_pool(view)?,
             "BatchNormalization" => self.batch_norm(view)?,
             "Cast" => self.cast(view)?,
@@ -45,11 +50,14 @@ impl<'a> Reader<'a> {
             "Flatten" => self.flatten(view)?,
             "GlobalAveragePool" => self.unary(view, Op::GlobalAvgPool)?,
             "Identity" => self.same(view)?,
+            "LRN" => self.lrn(view)?,
             "MaxPool" => self.max_pool(view)?,
+            "Mul" => self.elementwise(view, Arithmetic::Multiply)?,
             "Pad" => self.pad(view)?,
             "Relu" => self.unary(view, Op::Relu)?,
-            "Reshape" => self.reshape(view)?,
             "Slice" => self.slice(view)?,
+            "Softmax" => self.softmax(view)?,
+            "Sum" => self.sum(view)?,
             _ => return Err(view.unsupported(format!("this operator is not supported; supported are {SUPPORTED}"))),
         };
         Ok(Some((view.output()?, value)))
@@ -88,25 +96,6 @@ impl<'a> Reader<'a> {
             return Err(view.unsupported("it drops, as in training; export the model in evaluation mode"));
         }
         self.variable(view, 0)
-    }
-
-    fn add(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {
-        view.at_most(2)?;
-        view.only(&["axis", "broadcast", "consumed_inputs"])?;
-        let (a, b) = (view.input(0)?, view.input(1)?);
-        if let Some(constant) = [a, b].into_iter().find(|name| self.constants.contains(name)) {
-            let why = format!(
-                "it adds constant `{constant}`; supported is one number per channel, added to a convolution or matrix \
-                 product that nothing else reads"
-            );
-            return Err(view.unsupported(why));
-        }
-        let inputs = [self.variable(view, 0)?, self.variable(view, 1)?];
-        let [a, b] = inputs.map(|x| self.builder.shape(x));
-        if a != b {
-            return Err(view.unsupported(format!("the shapes {a} and {b} differ; supported are equal shapes")));
-        }
-        self.emit(view, Op::Add, &inputs)
     }
 
     fn batch_norm(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {

@@ -3,6 +3,7 @@
 //! Takes their bounds, as attributes or as constants, whichever the operator set has; gives ops with bounds that fit the
 //! shapes.
 
+use super::operator::Made;
 use super::view::View;
 use super::{MAX_ELEMENTS, MAX_RANK, Reader};
 use crate::ir::{Dim, Op, Range, Shape, ValueId};
@@ -27,8 +28,9 @@ impl<'a> Reader<'a> {
         self.emit(view, Op::Flatten { axis }, &[x])
     }
 
-    /// Reshape by a constant, if it flattens images to rows or changes nothing.
-    pub(super) fn reshape(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {
+    /// Reshape by a constant, if it flattens images to rows, changes nothing, or begins a channel shuffle. Gives the name of
+    /// the final result too.
+    pub(super) fn reshape(&mut self, view: &View<'a>) -> Result<Made<'a>, OnnxError> {
         view.at_most(2)?;
         view.only(&["allowzero"])?;
         let x = self.variable(view, 0)?;
@@ -36,16 +38,45 @@ impl<'a> Reader<'a> {
         let shape = self.builder.shape(x);
         let keep_zero = view.int("allowzero", 0)? != 0;
         if reshapes_to(shape, &target, &shape.0, keep_zero) {
-            return Ok(x);
+            return Ok((view.output()?, x));
         }
         let rows = shape.0.first().copied().unwrap_or(Dim::Fixed(1));
         let columns = Shape(shape.0.iter().skip(1).copied().collect()).elements();
         if shape.rank() >= 1 && reshapes_to(shape, &target, &[rows, Dim::Fixed(columns)], keep_zero) {
-            return self.emit(view, Op::Flatten { axis: 1 }, &[x]);
+            return Ok((view.output()?, self.emit(view, Op::Flatten { axis: 1 }, &[x])?));
         }
+        if let Some((groups, rest)) = self.shuffle(view, x, &target) {
+            self.folded.extend(rest);
+            let last = View::new(&self.nodes[rest[1]], &mut self.node_names);
+            return Ok((last.output()?, self.emit(&last, Op::ChannelShuffle { groups }, &[x])?));
+        }
+        let shape = self.builder.shape(x);
         let why =
             format!("from {shape} to {target:?} is not supported; supported is flattening all but the first dimension");
         Err(view.unsupported(why))
+    }
+
+    /// The groups of the channel shuffle that this Reshape of `x` to `target` begins: a Transpose of groups and channels and
+    /// a Reshape back, which nothing else reads between; and where these two are.
+    fn shuffle(&self, view: &View<'a>, x: ValueId, target: &[i64]) -> Option<(usize, [usize; 2])> {
+        let shape = self.builder.shape(x);
+        let [c, h, w] = shape.chw()?;
+        let groups = usize::try_from(*target.get(1)?).ok().filter(|groups| *groups > 0 && c.is_multiple_of(*groups))?;
+        let split = [shape.0[0], Dim::Fixed(groups), Dim::Fixed(c / groups), Dim::Fixed(h), Dim::Fixed(w)];
+        let only_reader = |value: &str| match (self.readers.get(value)?.as_slice(), self.outputs.contains(value)) {
+            (&[reader], false) => Some(reader),
+            _ => None,
+        };
+        let swap = only_reader(view.output().ok()?)?;
+        let transpose = &self.nodes[swap];
+        let perm = transpose.attribute.iter().find(|a| a.name == "perm")?;
+        let join = only_reader(transpose.output.first()?)?;
+        let back = &self.nodes[join];
+        let turns = transpose.op_type == "Transpose" && perm.ints == [0, 2, 1, 3, 4] && back.op_type == "Reshape";
+        let joined = self.constants.integers(view, back.input.get(1)?).ok()?;
+        let turned = Shape(vec![shape.0[0], Dim::Fixed(c / groups), Dim::Fixed(groups), Dim::Fixed(h), Dim::Fixed(w)]);
+        let fits = turns && back.attribute.is_empty() && reshapes_to(shape, target, &split, false);
+        (fits && reshapes_to(&turned, &joined, &shape.0, false)).then_some((groups, [swap, join]))
     }
 
     /// Slice with constant bounds.

@@ -3,6 +3,7 @@
 mod external;
 mod file;
 mod foreign;
+mod imported;
 mod independent;
 mod mutation;
 mod quantized;

@@ -110,18 +110,37 @@ fn windows_that_do_not_fit_are_refused() {
 
 #[test]
 fn operators_outside_of_the_supported_forms_are_refused() {
-    check_node(node("Add", "x b", "y", vec![]), vec![floats("b", &[4, 1, 1])], "it adds constant `b`");
-    check_node(node("Add", "b b", "y", vec![]), vec![floats("b", &[4, 1, 1])], "it adds constant `b`");
-    let two = vec![
-        node("Relu", "x", "a", vec![]),
-        node("GlobalAveragePool", "a", "g", vec![]),
-        node("Add", "a g", "y", vec![]),
-    ];
-    check(&file(two, vec![]), "the shapes [N, 4, 6, 6] and [N, 4, 1, 1] differ");
-    // The convolution's result has another reader, so that the constant cannot go into it.
-    let read_twice =
-        vec![node("Conv", "x w", "c", vec![]), node("Add", "c b", "d", vec![]), node("Add", "c d", "y", vec![])];
-    check(&file(read_twice, vec![floats("w", &[4, 4, 1, 1]), floats("b", &[1])]), "it adds constant `b`");
+    check_node(
+        node("Add", "x b", "y", vec![]),
+        vec![floats("b", &[5])],
+        "broadcast_add on [N, 4, 6, 6], [5]: the two shapes",
+    );
+    check_node(node("Mul", "x b", "y", vec![]), vec![floats("b", &[5])], "the two shapes do not fit each other");
+    let axis = |axis| node("Add", "x b", "y", vec![int("axis", axis), int("broadcast", 1)]);
+    check_node(axis(4), vec![floats("b", &[4])], "axis 4 is outside of the 4 dimensions");
+    check_node(axis(3), vec![floats("b", &[4, 6])], "`b` does not fit behind axis 3");
+    check_node(node("Add", "x x", "y", vec![int("axis", 1)]), vec![], "`axis` is supported for a constant only");
+    check(&with_opset(12, file(vec![node("Softmax", "x", "y", vec![])], vec![])), "over axis 1 and those behind it");
+    check_node(node("Softmax", "x", "y", vec![int("axis", 0)]), vec![], "axis 0 does not exist or has no known size");
+    check_node(node("LRN", "x", "y", vec![int("size", 0)]), vec![], "attribute `size` is missing, below 1");
+    check_node(
+        node("Unsqueeze", "x a", "y", vec![]),
+        vec![longs("a", &[0])],
+        "on a computed value it is not supported",
+    );
+    let nine = vec![floats("b", &[4]), longs("a", &[0, 1, 2, 3, 4, 5, 6, 7])];
+    check_node(node("Unsqueeze", "b a", "y", vec![]), nine, "it makes 9 dimensions");
+    let filled = |target: &[i64]| {
+        (vec![node("ConstantOfShape", "t", "b", vec![]), node("Add", "x b", "y", vec![])], vec![longs("t", target)])
+    };
+    for (target, message) in [
+        (&[1 << 14, 1 << 14, 2][..], "filled constants of more than 268435456 elements"),
+        (&[-1], "is negative or too large"),
+        (&[0], "has no elements"),
+    ] {
+        let (nodes, constants) = filled(target);
+        check(&file(nodes, constants), message);
+    }
     check_node(node("Concat", "x w", "y", vec![int("axis", 1)]), vec![floats("w", &[1])], "input 1 `w` is a constant");
     check_node(node("Concat", "x x", "y", vec![]), vec![], "attribute `axis` is missing");
     check_node(node("Concat", "x x", "y", vec![int("axis", 4)]), vec![], "axis 4 is outside of the 4 dimensions");
@@ -170,11 +189,17 @@ fn matrix_products_outside_of_the_supported_forms_are_refused() {
     let matrix = |node, constants| with_input(&["N", "3"], file(vec![node], constants));
     let w = || floats("w", &[3, 2]);
     let gemm = |inputs, attributes| node("Gemm", inputs, "y", attributes);
-    check(&matrix(gemm("x w", vec![int("transA", 1)]), vec![w()]), "transA = 1 on a computed value");
-    check(&matrix(gemm("w x", vec![]), vec![w()]), "input 0 `w` is a constant; it must be computed");
-    check(&matrix(gemm("x x", vec![]), vec![]), "`x` must be an initialiser");
-    check(&matrix(gemm("x w x", vec![]), vec![w()]), "`x` must be an initialiser");
-    check(&matrix(gemm("x w b", vec![]), vec![w(), floats("b", &[5, 2])]), "bias `b` is [5, 2]; supported is");
+    check(
+        &matrix(gemm("x w", vec![int("transA", 1)]), vec![w()]),
+        "gemm on [N, 3], [3, 2]: the matrices do not fit each other",
+    );
+    check(&matrix(gemm("w x", vec![]), vec![w()]), "gemm on [3, 2], [N, 3]: the matrices do not fit each other");
+    check(&matrix(gemm("x x", vec![]), vec![]), "the matrices do not fit each other");
+    check(&matrix(gemm("x w x", vec![]), vec![w()]), "the third input does not spread over [N, 2]");
+    check(
+        &matrix(gemm("x w b", vec![]), vec![w(), floats("b", &[5, 2])]),
+        "the third input does not spread over [N, 2]",
+    );
     check(&matrix(gemm("x w", vec![]), vec![floats("w", &[4, 2])]), "must be [2, 3]");
     check(&matrix(gemm("x w", vec![float("alpha", f32::INFINITY)]), vec![w()]), "attribute `alpha` is inf");
     check(&matrix(node("MatMul", "x w", "y", vec![]), vec![floats("w", &[3])]), "`w` must be a constant matrix");

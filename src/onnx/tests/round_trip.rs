@@ -133,7 +133,6 @@ fn what_cannot_be_written_is_refused_by_name() {
         assert!(error.contains(message), "`{error}` does not say `{message}`");
     };
     check(Op::WeightedSum { indices: vec![1] }, 17, "node `cell/odd` (weighted_sum): ONNX has no such operator");
-    check(Op::ChannelShuffle { groups: 2 }, 17, "node `cell/odd` (channel_shuffle)");
     let window = Window { dilation: [2, 2], ..Window::same(3, 1, 1) };
     let dilated = Op::AvgPool { window, count_include_pad: false };
     check(dilated, 18, "write it with --opset 19");

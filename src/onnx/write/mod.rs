@@ -9,6 +9,7 @@
 //! an initialiser, the shape of every value recorded, no shape arithmetic. The graph is the last field of the file, which
 //! protobuf allows, so that a file cut short anywhere is recognised as such.
 
+mod imported;
 mod names;
 mod node;
 mod quantized;

@@ -4,12 +4,13 @@
 //! a convolution carries become nodes of their own; one per value, however many convolutions read it.
 
 use super::Writer;
-use crate::ir::{Node, Op, Range, Shape, ValueId, Window};
+use super::imported::translate;
+use crate::ir::{Imported, Node, Op, Range, Shape, ValueId, Window};
 use crate::onnx::OnnxError;
 use crate::onnx::proto::{AttributeProto, attribute_type};
 
 /// An operator with its attributes.
-type Translation = (&'static str, Vec<AttributeProto>);
+pub(super) type Translation = (&'static str, Vec<AttributeProto>);
 
 impl Writer<'_> {
     /// Writes `node` and records the name of its value.
@@ -21,6 +22,10 @@ impl Writer<'_> {
         }
         let made = if is_identity(&node.op) {
             self.name(node.inputs[0])
+        } else if let Op::Imported(Imported::Constant(value)) = node.op {
+            self.param(value)?
+        } else if let Op::ChannelShuffle { groups } = node.op {
+            self.channel_shuffle(node, groups)
         } else {
             let (op, attributes) = self.translate(node, &mut input)?;
             self.operator(node, op, input, attributes)
@@ -127,13 +132,16 @@ impl Writer<'_> {
                 ("DequantizeLinear", Vec::new())
             }
             Op::DropPath => ("Identity", Vec::new()),
+            Op::Imported(op) => translate(op),
             Op::Separable { .. } | Op::Mix { .. } => {
                 let why =
                     "ONNX has no such operator: it is made for training only (a bug in the compiler, please report it)";
                 let (node, op) = (node.name.clone(), node.op.name().into());
                 return Err(OnnxError::Unsupported { node, op, why: why.into() });
             }
-            Op::WeightedSum { .. } | Op::ChannelShuffle { .. } => {
+            // Three nodes, written before.
+            Op::ChannelShuffle { .. } => ("Reshape", Vec::new()),
+            Op::WeightedSum { .. } => {
                 let why = "ONNX has no such operator: it occurs in supernets only; derive a genotype and export that";
                 let (node, op) = (node.name.clone(), node.op.name().into());
                 return Err(OnnxError::Unsupported { node, op, why: why.into() });
@@ -157,7 +165,7 @@ impl Writer<'_> {
     }
 
     /// The name under which `value` is written: that of the output it is, else one from its path.
-    fn result_name(&mut self, value: ValueId, path: &str) -> String {
+    pub(super) fn result_name(&mut self, value: ValueId, path: &str) -> String {
         match self.output_names[value.index()] {
             // In float16 the output itself is the result of a cast.
             Some(output) if !self.options.half => output.into(),
@@ -165,7 +173,7 @@ impl Writer<'_> {
         }
     }
 
-    fn push(
+    pub(super) fn push(
         &mut self,
         path: &str,
         op: &str,
@@ -193,12 +201,14 @@ pub(super) fn int(name: &str, value: i64) -> AttributeProto {
     AttributeProto { name: name.into(), r#type: attribute_type::INT, i: Some(value), ..AttributeProto::default() }
 }
 
-fn ints<const N: usize>(name: &str, values: [usize; N]) -> AttributeProto {
+/// An attribute that is a list of integers.
+pub(super) fn ints<const N: usize>(name: &str, values: [usize; N]) -> AttributeProto {
     let ints = values.iter().map(|v| *v as i64).collect();
     AttributeProto { name: name.into(), r#type: attribute_type::INTS, ints, ..AttributeProto::default() }
 }
 
-fn float(name: &str, value: f32) -> AttributeProto {
+/// A float attribute.
+pub(super) fn float(name: &str, value: f32) -> AttributeProto {
     AttributeProto { name: name.into(), r#type: attribute_type::FLOAT, f: Some(value), ..AttributeProto::default() }
 }
 

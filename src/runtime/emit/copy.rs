@@ -66,25 +66,7 @@ impl Emitter<'_> {
         shape: &[usize],
         [(read, read_at), (write, write_at)]: [(&[isize], isize); 2],
     ) -> Result<Dispatch, RuntimeError> {
-        let mut dims: Vec<(usize, isize, isize)> = Vec::new();
-        for (&size, (&read, &write)) in shape.iter().zip(read.iter().zip(write)) {
-            match dims.last_mut() {
-                _ if size == 1 => {}
-                // The outer dimension continues where the inner one ends: they are one.
-                Some(outer) if outer.1 == size as isize * read && outer.2 == size as isize * write => {
-                    *outer = (outer.0 * size, read, write);
-                }
-                _ => dims.push((size, read, write)),
-            }
-        }
-        if dims.len() > 4 {
-            return Err(unsupported(
-                node,
-                format!("it copies {} separate dimensions, at most 4 are supported", dims.len()),
-            ));
-        }
-        let mut padded = vec![(1, 0, 0); 4 - dims.len()];
-        padded.extend(dims);
+        let padded = self.merged(node, shape, read, write)?;
         let count: usize = shape.iter().product();
         let sizes = padded.iter().map(|d| d.0 as u32);
         let reads = padded.iter().map(|d| d.1 as i32 as u32);
@@ -99,9 +81,37 @@ impl Emitter<'_> {
             workgroups: fold_threads(Kernel::Copy, count),
         })
     }
+
+    /// The dimensions of the box `shape`, walked with two sets of strides, in four: sizes with their strides.
+    pub(super) fn merged(
+        &self,
+        node: &Node,
+        shape: &[usize],
+        first: &[isize],
+        second: &[isize],
+    ) -> Result<Vec<(usize, isize, isize)>, RuntimeError> {
+        let mut dims: Vec<(usize, isize, isize)> = Vec::new();
+        for (&size, (&first, &second)) in shape.iter().zip(first.iter().zip(second)) {
+            match dims.last_mut() {
+                _ if size == 1 => {}
+                // The outer dimension continues where the inner one ends: they are one.
+                Some(outer) if outer.1 == size as isize * first && outer.2 == size as isize * second => {
+                    *outer = (outer.0 * size, first, second);
+                }
+                _ => dims.push((size, first, second)),
+            }
+        }
+        if dims.len() > 4 {
+            let why = format!("it walks over {} separate dimensions, at most 4 are supported", dims.len());
+            return Err(unsupported(node, why));
+        }
+        let mut padded = vec![(1, 0, 0); 4 - dims.len()];
+        padded.extend(dims);
+        Ok(padded)
+    }
 }
 
-fn strides(shape: &[usize]) -> Vec<isize> {
+pub(super) fn strides(shape: &[usize]) -> Vec<isize> {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
         strides[axis - 1] = strides[axis] * shape[axis] as isize;

@@ -5,6 +5,7 @@
 
 mod conv;
 mod copy;
+mod imported;
 
 use serde::{Deserialize, Serialize};
 
@@ -80,11 +81,26 @@ impl Emitter<'_> {
         let last = &graph.nodes[group.last().index()];
         let node = &graph.nodes[group.node.index()];
         let (shape, place) = (self.shape(last.output), self.place(last.output));
-        let dispatches = match &node.op {
+        if shape.contains(&0) {
+            // There is nothing to compute.
+            return Ok(Step {
+                node: last.name.clone(),
+                op: last.op.name().into(),
+                shape,
+                place,
+                dispatches: Vec::new(),
+            });
+        }
+        let copies = matches!(node.op, Op::Concat { .. } | Op::Pad { .. });
+        if !copies && group.reads(graph).iter().any(|value| self.elements(*value) == 0) {
+            return Err(unsupported(node, "it reads a value without elements".into()));
+        }
+        let mut dispatches = match &node.op {
             Op::Conv { .. } => self.conv(group)?,
             Op::BatchNorm { .. }
             | Op::Relu
             | Op::QuantizeDequantize(_)
+            | Op::Imported(_)
             | Op::MaxPool(_)
             | Op::AvgPool { .. }
             | Op::GlobalAvgPool
@@ -100,6 +116,8 @@ impl Emitter<'_> {
             | Op::Mix { .. }
             | Op::DropPath => self.dispatches(node)?,
         };
+        // An empty part of a concatenation is not copied.
+        dispatches.retain(|dispatch| !dispatch.workgroups.contains(&0));
         Ok(Step { node: last.name.clone(), op: last.op.name().into(), shape, place, dispatches })
     }
 
@@ -130,6 +148,7 @@ impl Emitter<'_> {
                 one(Dispatch { workgroups: fold(n * c), ..dispatch })
             }
             Op::Flatten { .. } | Op::DropPath => Ok(Vec::new()),
+            Op::Imported(op) => self.imported(node, op),
             Op::Linear { weight, bias } => {
                 let (weight, bias) = (self.weights.get(*weight), bias.map(|b| self.weights.get(b)));
                 let (packed, bias_at) = self.pack.linear(weight, bias);
@@ -195,7 +214,7 @@ impl Emitter<'_> {
     }
 
     fn place(&self, value: ValueId) -> Place {
-        let bytes = (4 * self.elements(value) as u64).next_multiple_of(BUFFER_ALIGN);
+        let bytes = (4 * self.elements(value) as u64).next_multiple_of(BUFFER_ALIGN).max(BUFFER_ALIGN);
         Place { buffer: self.plan.buffer(value), offset: self.plan.offset(value), bytes }
     }
 
@@ -218,13 +237,13 @@ impl Emitter<'_> {
     }
 }
 
-/// The kernels count elements in signed 32-bit integers, and an empty tensor has no buffer to bind.
+/// The kernels count elements in signed 32-bit integers, and there is nothing to run on an empty input.
 fn check_sizes(graph: &Graph, batch: usize) -> Result<(), RuntimeError> {
     let inputs = graph.inputs.iter().map(|v| (*v, "input"));
     for (value, op) in inputs.chain(graph.nodes.iter().map(|n| (n.output, n.op.name()))) {
         let shape = graph.shape(value).with_batch(batch);
         let why = match shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n)) {
-            Some(0) => format!("its value {shape:?} has no elements"),
+            Some(0) if op == "input" => format!("its value {shape:?} has no elements"),
             Some(n) if n <= i32::MAX as usize - 3 => continue,
             _ => format!("its value {shape:?} has more than 2^31 elements; try a smaller batch"),
         };

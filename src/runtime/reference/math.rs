@@ -1,41 +1,42 @@
 //! The reference's kernels that compute: convolution, pooling, linear layers, batch norm, element-wise ops.
 //!
-//! Takes and gives host tensors; images are NCHW. The ops' rules were checked when the graph was verified.
+//! Takes and gives values in float64, with parameters in float32; images are NCHW. The ops' rules were checked when the graph was verified.
 
 use std::ops::Range as Indices;
 
 use rayon::prelude::*;
 
+use super::wide::Wide;
 use crate::ir::{Tensor, Window};
 
 /// `max(x, 0)`; NaN stays NaN.
-pub fn relu(x: &Tensor) -> Tensor {
-    Tensor::new(x.shape.clone(), x.data.iter().map(|&v| if v < 0.0 { 0.0 } else { v }).collect())
+pub fn relu(x: &Wide) -> Wide {
+    Wide::new(x.shape.clone(), x.data.iter().map(|&v| if v < 0.0 { 0.0 } else { v }).collect())
 }
 
 /// The sum of two tensors of one shape.
-pub fn add(a: &Tensor, b: &Tensor) -> Tensor {
-    Tensor::new(a.shape.clone(), a.data.iter().zip(&b.data).map(|(a, b)| a + b).collect())
+pub fn add(a: &Wide, b: &Wide) -> Wide {
+    Wide::new(a.shape.clone(), a.data.iter().zip(&b.data).map(|(a, b)| a + b).collect())
 }
 
 /// `sum_k weights[indices[k]] * xs[k]`.
-pub fn weighted_sum(weights: &Tensor, xs: &[&Tensor], indices: &[usize]) -> Tensor {
+pub fn weighted_sum(weights: &Wide, xs: &[&Wide], indices: &[usize]) -> Wide {
     let mut sum = vec![0f64; xs[0].data.len()];
     for (x, &index) in xs.iter().zip(indices) {
-        let weight = f64::from(weights.data[index]);
-        sum.iter_mut().zip(&x.data).for_each(|(s, &v)| *s += weight * f64::from(v));
+        let weight = weights.data[index];
+        sum.iter_mut().zip(&x.data).for_each(|(s, &v)| *s += weight * v);
     }
-    Tensor::new(xs[0].shape.clone(), sum.into_iter().map(|s| s as f32).collect())
+    Wide::new(xs[0].shape.clone(), sum)
 }
 
 /// Grouped convolution of `[N, C, H, W]` by `[M, C / groups, kH, kW]`.
-pub fn conv(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: &Window, groups: usize) -> Tensor {
+pub fn conv(x: &Wide, weight: &Tensor, bias: Option<&Tensor>, window: &Window, groups: usize) -> Wide {
     let [n, c, h, w] = nchw(x);
     let (m, per_group) = (weight.shape[0], weight.shape[1]);
     let [kh, kw] = window.kernel;
     let (rows, columns) = (Axis::new(window, 0, h), Axis::new(window, 1, w));
     windowed([n, m], &rows, &columns, |image, filter, out| {
-        let mut sum = vec![bias.map_or(0.0, |b| f64::from(b.data[filter])); out.len()];
+        out.fill(bias.map_or(0.0, |b| f64::from(b.data[filter])));
         let first = image * c + filter / (m / groups) * per_group;
         for channel in 0..per_group {
             let plane = &x.data[(first + channel) * h * w..][..h * w];
@@ -44,21 +45,20 @@ pub fn conv(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: &Window,
                 let weight = f64::from(weight);
                 each_row(&rows, &columns, tap / kw, tap % kw, |at, from, stride, len| {
                     let source = plane[from..].iter().step_by(stride);
-                    sum[at..at + len].iter_mut().zip(source).for_each(|(s, &v)| *s += weight * f64::from(v));
+                    out[at..at + len].iter_mut().zip(source).for_each(|(s, &v)| *s += weight * v);
                 });
             }
         }
-        out.iter_mut().zip(sum).for_each(|(out, s)| *out = s as f32);
     })
 }
 
 /// The largest element under the window; padding counts as minus infinity, a NaN wins.
-pub fn max_pool(x: &Tensor, window: &Window) -> Tensor {
+pub fn max_pool(x: &Wide, window: &Window) -> Wide {
     let [n, c, h, w] = nchw(x);
     let (rows, columns) = (Axis::new(window, 0, h), Axis::new(window, 1, w));
     windowed([n, c], &rows, &columns, |image, channel, out| {
         let plane = &x.data[(image * c + channel) * h * w..][..h * w];
-        out.fill(f32::NEG_INFINITY);
+        out.fill(f64::NEG_INFINITY);
         each_tap(window, &rows, &columns, |at, from, stride, len| {
             for (best, &v) in out[at..at + len].iter_mut().zip(plane[from..].iter().step_by(stride)) {
                 if v > *best || v.is_nan() {
@@ -71,53 +71,51 @@ pub fn max_pool(x: &Tensor, window: &Window) -> Tensor {
 
 /// The mean under the window. The divisor counts real pixels, with `include_pad` also padding, but never what a last
 /// window of ceil mode has beyond the padding.
-pub fn avg_pool(x: &Tensor, window: &Window, include_pad: bool) -> Tensor {
+pub fn avg_pool(x: &Wide, window: &Window, include_pad: bool) -> Wide {
     let [n, c, h, w] = nchw(x);
     let (rows, columns) = (Axis::new(window, 0, h), Axis::new(window, 1, w));
     windowed([n, c], &rows, &columns, |image, channel, out| {
         let plane = &x.data[(image * c + channel) * h * w..][..h * w];
-        let mut sum = vec![0f64; out.len()];
         each_tap(window, &rows, &columns, |at, from, stride, len| {
             let source = plane[from..].iter().step_by(stride);
-            sum[at..at + len].iter_mut().zip(source).for_each(|(s, &v)| *s += f64::from(v));
+            out[at..at + len].iter_mut().zip(source).for_each(|(s, &v)| *s += v);
         });
-        for (i, (out, s)) in out.iter_mut().zip(sum).enumerate() {
+        for (i, out) in out.iter_mut().enumerate() {
             let count = rows.count(i / columns.out, include_pad) * columns.count(i % columns.out, include_pad);
-            *out = (s / count as f64) as f32;
+            *out /= count as f64;
         }
     })
 }
 
 /// The mean of every plane.
-pub fn global_avg_pool(x: &Tensor) -> Tensor {
+pub fn global_avg_pool(x: &Wide) -> Wide {
     let [n, c, h, w] = nchw(x);
-    let sum = |plane: &[f32]| plane.iter().map(|&v| f64::from(v)).sum::<f64>();
-    let mean = |i: usize| (sum(&x.data[i * h * w..][..h * w]) / (h * w) as f64) as f32;
-    Tensor::new([n, c, 1, 1], (0..n * c).map(mean).collect())
+    let mean = |i: usize| x.data[i * h * w..][..h * w].iter().sum::<f64>() / (h * w) as f64;
+    Wide::new([n, c, 1, 1], (0..n * c).map(mean).collect())
 }
 
 /// `x` `[N, I]` by `weight` `[O, I]`.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+pub fn linear(x: &Wide, weight: &Tensor, bias: Option<&Tensor>) -> Wide {
     let (outputs, inputs) = (weight.shape[0], weight.shape[1]);
-    let mut data = vec![0f32; x.shape[0] * outputs];
+    let mut data = vec![0f64; x.shape[0] * outputs];
     data.par_iter_mut().enumerate().for_each(|(i, y)| {
         let (row, output) = (i / outputs, i % outputs);
         let pairs = x.data[row * inputs..][..inputs].iter().zip(&weight.data[output * inputs..][..inputs]);
-        let dot: f64 = pairs.map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
-        *y = (dot + bias.map_or(0.0, |b| f64::from(b.data[output]))) as f32;
+        let dot: f64 = pairs.map(|(&x, &w)| x * f64::from(w)).sum();
+        *y = dot + bias.map_or(0.0, |b| f64::from(b.data[output]));
     });
-    Tensor::new([x.shape[0], outputs], data)
+    Wide::new([x.shape[0], outputs], data)
 }
 
 /// `(x - mean) / sqrt(var + epsilon) * scale + shift` for every channel (axis 1).
 pub fn batch_norm(
-    x: &Tensor,
+    x: &Wide,
     scale: Option<&Tensor>,
     shift: Option<&Tensor>,
     mean: &Tensor,
     var: &Tensor,
     epsilon: f32,
-) -> Tensor {
+) -> Wide {
     let channels = x.shape[1];
     let inner = x.shape[2..].iter().product::<usize>().max(1);
     let at = |p: Option<&Tensor>, channel: usize, other: f64| p.map_or(other, |p| f64::from(p.data[channel]));
@@ -126,9 +124,9 @@ pub fn batch_norm(
         let c = plane % channels;
         let factor = at(scale, c, 1.0) / (f64::from(var.data[c]) + f64::from(epsilon)).sqrt();
         let (mean, shift) = (f64::from(mean.data[c]), at(shift, c, 0.0));
-        values.iter_mut().for_each(|v| *v = ((f64::from(*v) - mean) * factor + shift) as f32);
+        values.iter_mut().for_each(|v| *v = (*v - mean) * factor + shift);
     });
-    Tensor::new(x.shape.clone(), data)
+    Wide::new(x.shape.clone(), data)
 }
 
 /// One spatial axis of a sliding window.
@@ -172,15 +170,10 @@ impl Axis {
 }
 
 /// Makes `[n, c, rows, columns]` plane by plane, in parallel.
-fn windowed(
-    [n, c]: [usize; 2],
-    rows: &Axis,
-    columns: &Axis,
-    plane: impl Fn(usize, usize, &mut [f32]) + Sync,
-) -> Tensor {
-    let mut data = vec![0f32; n * c * rows.out * columns.out];
+fn windowed([n, c]: [usize; 2], rows: &Axis, columns: &Axis, plane: impl Fn(usize, usize, &mut [f64]) + Sync) -> Wide {
+    let mut data = vec![0f64; n * c * rows.out * columns.out];
     data.par_chunks_mut(rows.out * columns.out).enumerate().for_each(|(i, out)| plane(i / c, i % c, out));
-    Tensor::new([n, c, rows.out, columns.out], data)
+    Wide::new([n, c, rows.out, columns.out], data)
 }
 
 /// Calls `run(first result, first pixel, pixel stride, count)` for every row of results that the tap meets.
@@ -204,6 +197,6 @@ fn each_tap(window: &Window, rows: &Axis, columns: &Axis, mut run: impl FnMut(us
     }
 }
 
-fn nchw(x: &Tensor) -> [usize; 4] {
+fn nchw(x: &Wide) -> [usize; 4] {
     <[usize; 4]>::try_from(x.shape.as_slice()).expect("verified: an image has four dimensions")
 }

@@ -1,27 +1,38 @@
 //! The host reference: a plain interpreter of the graph in evaluation mode.
 //!
 //! Takes a verified model and input tensors; gives the outputs, or every value in turn. It shares no code with the shaders.
-//! Convolutions, linear layers, averages, batch norm and weighted sums accumulate in float64 and round once to float32, so its
-//! error is one rounding a node. Speed comes second: it runs planes in parallel and nothing more.
+//! Every node computes in float64; its result is rounded to float32, so that the error is one rounding a node, or with
+//! [`Precision::Double`] it is not. Speed comes second: it runs planes in parallel and nothing more.
 
 mod fused;
+mod imported;
 mod layout;
 mod math;
+mod wide;
 
 use super::RuntimeError;
 use super::inputs::check_inputs;
 use crate::ir::{Graph, Model, Node, Op, Tensor, ValueId, Verified, Weights};
 
+pub use self::wide::Precision;
+use self::wide::Wide;
+
 /// A model that can be run on the host.
 #[derive(Debug, Clone, Copy)]
 pub struct Reference<'a> {
     model: &'a Model,
+    precision: Precision,
 }
 
 impl<'a> Reference<'a> {
     /// The reference of `model`.
     pub fn new(model: &'a Verified<Model>) -> Self {
-        Self { model }
+        Self { model, precision: Precision::Single }
+    }
+
+    /// The reference of `model` that rounds its values as `precision` says.
+    pub fn with_precision(model: &'a Verified<Model>, precision: Precision) -> Self {
+        Self { model, precision }
     }
 
     /// Runs the model; the batch size is that of the inputs. Gives the graph outputs in order.
@@ -43,7 +54,7 @@ impl<'a> Reference<'a> {
     ) -> Result<Vec<Tensor>, RuntimeError> {
         let mut steps = self.steps(inputs)?;
         while let Some((node, value)) = steps.step() {
-            visit(node, value);
+            visit(node, &value);
         }
         Ok(steps.finish())
     }
@@ -57,13 +68,13 @@ impl<'a> Reference<'a> {
         check_inputs(graph.inputs.iter().map(|v| (graph.value(*v).name.as_str(), graph.shape(*v))), inputs, None)?;
         let mut values = vec![None; graph.values.len()];
         for (id, tensor) in graph.inputs.iter().zip(inputs) {
-            values[id.index()] = Some(tensor.clone());
+            values[id.index()] = Some(Wide::from(tensor));
         }
         let mut readers: Vec<usize> = graph.consumers().iter().map(Vec::len).collect();
         for output in &graph.outputs {
             readers[output.value.index()] += 1;
         }
-        Ok(Steps { graph, weights: &self.model.weights, values, readers, next: 0 })
+        Ok(Steps { graph, weights: &self.model.weights, precision: self.precision, values, readers, next: 0 })
     }
 }
 
@@ -72,19 +83,20 @@ impl<'a> Reference<'a> {
 pub struct Steps<'a> {
     graph: &'a Graph,
     weights: &'a Weights,
-    values: Vec<Option<Tensor>>,
+    precision: Precision,
+    values: Vec<Option<Wide>>,
     readers: Vec<usize>,
     next: usize,
 }
 
 impl<'a> Steps<'a> {
     /// Runs the next node and gives it with its value; `None` when all have run.
-    pub fn step(&mut self) -> Option<(&'a Node, &Tensor)> {
+    pub fn step(&mut self) -> Option<(&'a Node, Tensor)> {
         let node = self.graph.nodes.get(self.next)?;
         self.next += 1;
         let result = {
-            let inputs: Vec<&Tensor> = node.inputs.iter().map(|v| self.value(*v)).collect();
-            evaluate(&node.op, &inputs, self.weights)
+            let inputs: Vec<&Wide> = node.inputs.iter().map(|v| self.value(*v)).collect();
+            evaluate(&node.op, &inputs, self.weights).at(self.precision)
         };
         for input in &node.inputs {
             self.readers[input.index()] -= 1;
@@ -92,27 +104,27 @@ impl<'a> Steps<'a> {
                 self.values[input.index()] = None;
             }
         }
-        Some((node, self.values[node.output.index()].insert(result)))
+        Some((node, self.values[node.output.index()].insert(result).rounded()))
     }
 
     /// Makes `value` the result of `node`, which has run: the nodes behind it read that.
-    pub fn replace(&mut self, node: &Node, value: Tensor) {
-        self.values[node.output.index()] = Some(value);
+    pub fn replace(&mut self, node: &Node, value: &Tensor) {
+        self.values[node.output.index()] = Some(Wide::from(value));
     }
 
     /// Runs what is left and gives the graph outputs in order.
     pub fn finish(mut self) -> Vec<Tensor> {
         while self.step().is_some() {}
-        self.graph.outputs.iter().map(|o| self.value(o.value).clone()).collect()
+        self.graph.outputs.iter().map(|o| self.value(o.value).rounded()).collect()
     }
 
-    fn value(&self, id: ValueId) -> &Tensor {
+    fn value(&self, id: ValueId) -> &Wide {
         self.values[id.index()].as_ref().expect("verified: made before it is read, kept until its last reader")
     }
 }
 
-fn evaluate(op: &Op, inputs: &[&Tensor], weights: &Weights) -> Tensor {
-    let x = inputs[0];
+fn evaluate(op: &Op, inputs: &[&Wide], weights: &Weights) -> Wide {
+    let Some(&x) = inputs.first() else { return imported::constant(op, weights) };
     match op {
         Op::Conv { weight, bias, window, groups, relu_in, relu_out } => {
             let rectified = relu_in.then(|| math::relu(x));
@@ -130,7 +142,7 @@ fn evaluate(op: &Op, inputs: &[&Tensor], weights: &Weights) -> Tensor {
         Op::GlobalAvgPool => math::global_avg_pool(x),
         Op::Flatten { axis } => {
             let (rows, columns) = x.shape.split_at(*axis);
-            Tensor::new([rows.iter().product(), columns.iter().product()], x.data.clone())
+            Wide::new([rows.iter().product::<usize>(), columns.iter().product()], x.data.clone())
         }
         Op::Linear { weight, bias } => math::linear(x, weights.get(*weight), bias.map(|b| weights.get(b))),
         Op::Add => math::add(x, inputs[1]),
@@ -141,7 +153,10 @@ fn evaluate(op: &Op, inputs: &[&Tensor], weights: &Weights) -> Tensor {
         Op::ChannelShuffle { groups } => layout::channel_shuffle(x, *groups),
         Op::Separable { units } => fused::separable(x, units, weights),
         Op::Mix { channels, terms } => fused::mix(inputs, *channels, terms),
-        Op::QuantizeDequantize(grid) => Tensor::new(x.shape.clone(), x.data.iter().map(|v| grid.nearest(*v)).collect()),
+        Op::QuantizeDequantize(grid) => {
+            Wide::new(x.shape.clone(), x.data.iter().map(|v| f64::from(grid.nearest(*v as f32))).collect())
+        }
         Op::DropPath => x.clone(),
+        Op::Imported(op) => imported::evaluate(op, inputs, weights),
     }
 }

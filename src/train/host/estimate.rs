@@ -102,7 +102,8 @@ impl Walk<'_> {
     }
 
     fn node(&mut self, node: &Node) {
-        let (x, output) = (node.inputs[0], node.output);
+        // What the pass refuses takes nothing.
+        let (Some(&x), output) = (node.inputs.first(), node.output) else { return };
         let trainable = |id| self.graph.param(id).role.is_trainable();
         let needs = node.inputs.iter().any(|v| self.needs[v.index()])
             || (self.weights && node.op.params().into_iter().any(trainable));
@@ -128,6 +129,7 @@ impl Walk<'_> {
                 let block = self.block(output);
                 (block.clone(), vec![block], Way::New { whole: true, input })
             }
+            Op::Imported(_) => return,
             Op::MaxPool(_) => {
                 // Which pixel of its window was the largest, in a byte each.
                 let argmax = if needs { vec![self.held(self.bytes(output) / 4)] } else { Vec::new() };

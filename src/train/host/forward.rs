@@ -21,7 +21,7 @@ use crate::kernels::{
 };
 use crate::train::drop_path::keep_mask;
 use crate::train::module::kernel_window;
-use crate::train::{QUANTIZED, TrainError};
+use crate::train::{IMPORTED, QUANTIZED, TrainError};
 
 /// Runs the graph, with batch statistics in training and running ones in evaluation.
 ///
@@ -95,7 +95,7 @@ pub struct Walk<'a> {
 
 impl Walk<'_> {
     fn node(&mut self, i: usize, node: &Node) -> Result<(), TrainError> {
-        let x = node.inputs[0];
+        let Some(&x) = node.inputs.first() else { return Err(unsupported(&node.name, IMPORTED)) };
         let mut needs = node.inputs.iter().any(|v| self.needs[v.index()]);
         let trainable = |id: ParamId| self.pass.graph.param(id).role.is_trainable();
         needs |= self.pass.weights && node.op.params().into_iter().any(trainable);
@@ -146,6 +146,7 @@ impl Walk<'_> {
                 // Nobody goes back, so any record will do: it is dropped below.
                 (Value::Dense(y), Record::Reshape { x, dims: [0; 4] })
             }
+            Op::Imported(_) => return Err(unsupported(&node.name, IMPORTED)),
             Op::MaxPool(window) => {
                 let (of, border) = self.whole_windows(self.dense(x, node)?, window);
                 let window = kernel_window(&ir::Window { ceil: false, ..*window }, node)?;

@@ -55,6 +55,7 @@ pub fn plain_terms(graph: &Graph, node: &Node) -> Result<(usize, Vec<MixTerm>), 
         | Op::Pad { .. }
         | Op::Separable { .. }
         | Op::QuantizeDequantize(_)
+        | Op::Imported(_)
         | Op::Mix { .. } => return Err(unsupported(&node.name, "it is no sum of channels")),
     };
     Ok((total, terms))
