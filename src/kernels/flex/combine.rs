@@ -16,7 +16,7 @@ use macerator::{Simd, Vector};
 use super::{
     buffer::{View, fill_planes, into_tensor, readable},
     memory::Floats,
-    simd::{map, splat, sums, update},
+    simd::{Ahead, map_ahead, splat, sums, sums_ahead, update_ahead},
 };
 
 /// A tensor whose planes take part, with a factor for each image where it has one (drop path).
@@ -202,46 +202,74 @@ impl<'p> Planes<'p> {
         self.starts.len() - 1
     }
 
-    /// Writes the plane of one channel of one image.
+    /// Writes the plane of one channel of one image; `next` is the one after it.
     #[inline(always)]
-    fn plane<S: Simd>(&self, image: usize, channel: usize, out: &mut [f32]) {
-        let terms = &self.terms[self.starts[channel]..self.starts[channel + 1]];
-        // The first few, so that what remains are fours.
-        let (first, rest) = terms.split_at(terms.len().min((terms.len() + 3) % 4 + 1));
-        let constant = splat::<S>(terms.iter().map(|term| term.offset * term.of_image(image)).sum::<f32>());
+    fn plane<S: Simd>(&self, [image, channel]: [usize; 2], next: Option<[usize; 2]>, out: &mut [f32]) {
+        let (first, fours) = self.groups(channel);
+        let constant = splat::<S>(self.terms(channel).iter().map(|term| term.offset * term.of_image(image)).sum::<f32>());
         let pixels = out.len();
         let read = |term: &Ready<'p>| term.plane(image, pixels);
         let factor = |term: &Ready<'p>| splat::<S>(term.factor * term.of_image(image));
+        let behind = match next {
+            Some([image, channel]) => soon(self.groups(channel).0, image, pixels),
+            None => [&[][..]; 4],
+        };
+        let ahead = |i: usize| fours.get(i).map_or(behind, |four| soon(four, image, pixels));
+        let ahead_of_first = ahead(0);
         match first {
             [] => out.fill(0.0),
             [a] => {
                 let fa = factor(a);
-                map([read(a)], out, |[a]: [Vector<S, f32>; 1]| fa.mul_add(a, constant));
+                map_ahead([read(a)], ahead_of_first, out, |[a]: [Vector<S, f32>; 1]| fa.mul_add(a, constant));
             }
             [a, b] => {
                 let (fa, fb) = (factor(a), factor(b));
-                map([read(a), read(b)], out, |[a, b]: [Vector<S, f32>; 2]| fb.mul_add(b, fa.mul_add(a, constant)));
+                map_ahead([read(a), read(b)], ahead_of_first, out, |[a, b]: [Vector<S, f32>; 2]| {
+                    fb.mul_add(b, fa.mul_add(a, constant))
+                });
             }
             [a, b, c] => {
                 let (fa, fb, fc) = (factor(a), factor(b), factor(c));
-                map([read(a), read(b), read(c)], out, |[a, b, c]: [Vector<S, f32>; 3]| {
+                map_ahead([read(a), read(b), read(c)], ahead_of_first, out, |[a, b, c]: [Vector<S, f32>; 3]| {
                     fc.mul_add(c, fb.mul_add(b, fa.mul_add(a, constant)))
                 });
             }
             [a, b, c, d, ..] => {
                 let (fa, fb, fc, fd) = (factor(a), factor(b), factor(c), factor(d));
-                map([read(a), read(b), read(c), read(d)], out, |[a, b, c, d]: [Vector<S, f32>; 4]| {
+                let planes = [read(a), read(b), read(c), read(d)];
+                map_ahead(planes, ahead_of_first, out, |[a, b, c, d]: [Vector<S, f32>; 4]| {
                     fb.mul_add(b, fa.mul_add(a, constant)) + fd.mul_add(d, fc * c)
                 });
             }
         }
-        for four in rest.as_chunks::<4>().0 {
+        for (i, four) in fours.iter().enumerate() {
             let [fa, fb, fc, fd] = four.each_ref().map(factor);
-            update(four.each_ref().map(read), out, |[a, b, c, d]: [Vector<S, f32>; 4], y| {
+            update_ahead(four.each_ref().map(read), ahead(i + 1), out, |[a, b, c, d]: [Vector<S, f32>; 4], y| {
                 y + (fb.mul_add(b, fa * a) + fd.mul_add(d, fc * c))
             });
         }
     }
+
+    fn terms(&self, channel: usize) -> &[Ready<'p>] {
+        &self.terms[self.starts[channel]..self.starts[channel + 1]]
+    }
+
+    /// The first few terms of a channel, so that what remains are fours.
+    fn groups(&self, channel: usize) -> (&[Ready<'p>], &[[Ready<'p>; 4]]) {
+        let terms = self.terms(channel);
+        let (first, rest) = terms.split_at(terms.len().min((terms.len() + 3) % 4 + 1));
+        (first, rest.as_chunks().0)
+    }
+}
+
+/// The planes of up to four terms; nothing where there are fewer.
+#[inline(always)]
+fn soon<'a>(terms: &[Ready<'a>], image: usize, pixels: usize) -> Ahead<'a, 4> {
+    let mut planes = [&[][..]; 4];
+    for (plane, term) in planes.iter_mut().zip(terms) {
+        *plane = term.plane(image, pixels);
+    }
+    planes
 }
 
 impl<'a> Ready<'a> {
@@ -325,8 +353,10 @@ impl Products {
 fn write<'a, S: Simd>(combination: &Planes<'a>, range: Range<usize>, out: &mut [f32]) {
     let channels = combination.channels();
     let pixels = out.len() / range.len();
+    let place = |plane: usize| [plane / channels, plane % channels];
+    let end = range.end;
     for (plane, out) in range.zip(out.chunks_exact_mut(pixels)) {
-        combination.plane::<S>(plane / channels, plane % channels, out);
+        combination.plane::<S>(place(plane), (plane + 1 < end).then(|| place(plane + 1)), out);
     }
 }
 
@@ -339,8 +369,10 @@ fn write_channels<'a, S: Simd>(
     stride: usize,
     out: &mut [f32],
 ) {
+    let end = channels.end;
     for (channel, out) in channels.zip(out.chunks_exact_mut(stride)) {
-        combination.plane::<S>(image, channel, &mut out[..pixels]);
+        let next = (channel + 1 < end).then_some([image, channel + 1]);
+        combination.plane::<S>([image, channel], next, &mut out[..pixels]);
     }
 }
 
@@ -350,10 +382,12 @@ fn products_of_plane<'a, S: Simd>(sources: &[View<'a>], factors: &[Factor], imag
     [out[0]] = sums::<S, 1, 1>([g], |[g]| [g]);
     let (threes, ones) = factors.as_chunks::<3>();
     let (out_of_threes, out_of_ones) = out[1..=factors.len()].split_at_mut(3 * threes.len());
-    for (three, out) in threes.iter().zip(out_of_threes.chunks_exact_mut(3)) {
+    for (i, (three, out)) in threes.iter().zip(out_of_threes.chunks_exact_mut(3)).enumerate() {
         let [a, b, c] = three.each_ref().map(read);
         let [ca, cb, cc] = three.each_ref().map(|factor| splat::<S>(factor.center));
-        out.copy_from_slice(&sums::<S, 4, 3>([g, a, b, c], |[g, a, b, c]| [g * (a - ca), g * (b - cb), g * (c - cc)]));
+        let ahead = threes.get(i + 1).map_or([&[][..]; 3], |three| three.each_ref().map(read));
+        let of_three = |[g, a, b, c]: [Vector<S, f32>; 4]| [g * (a - ca), g * (b - cb), g * (c - cc)];
+        out.copy_from_slice(&sums_ahead::<S, 4, 3, 3>([g, a, b, c], ahead, of_three));
     }
     for (one, out) in ones.iter().zip(out_of_ones) {
         let center = splat::<S>(one.center);

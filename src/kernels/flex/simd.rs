@@ -94,6 +94,25 @@ pub fn splat<S: Simd>(value: f32) -> Vector<S, f32> {
     value.splat()
 }
 
+/// Floats that will be read soon, each slice from its beginning as far as the work before it is long. The hardware foresees
+/// reads inside of a page of memory and not which plane comes next, so that each would begin with a wait.
+pub type Ahead<'a, const A: usize> = [&'a [f32]; A];
+
+/// Asks for the cache lines at `at` in each slice.
+#[inline(always)]
+fn fetch<const A: usize>(ahead: Ahead<A>, at: usize) {
+    for slice in ahead {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: every x86-64 machine has the instruction, which reads nothing and may be given any address.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().wrapping_add(at).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (slice, at);
+    }
+}
+
 /// `out[i] = f(inputs[0][i], inputs[1][i], ...)`; all slices have the length of `out`.
 #[inline(always)]
 pub fn map<S: Simd, const K: usize>(
@@ -101,10 +120,22 @@ pub fn map<S: Simd, const K: usize>(
     out: &mut [f32],
     f: impl Fn([Vector<S, f32>; K]) -> Vector<S, f32>,
 ) {
+    map_ahead(inputs, [], out, f);
+}
+
+/// [`map`], with what will be read next.
+#[inline(always)]
+pub fn map_ahead<S: Simd, const K: usize, const A: usize>(
+    inputs: [&[f32]; K],
+    ahead: Ahead<A>,
+    out: &mut [f32],
+    f: impl Fn([Vector<S, f32>; K]) -> Vector<S, f32>,
+) {
     let lanes = f32::lanes::<S>();
     let inputs = inputs.map(|input| &input[..out.len()]);
     let whole = out.len() / lanes * lanes;
     for at in (0..whole).step_by(lanes) {
+        fetch(ahead, at);
         // SAFETY: `at + lanes <= whole`, and every input is as long as the output.
         let values = inputs.map(|input| unsafe { load_unchecked::<S>(input, at) });
         store(out, at, f(values));
@@ -121,6 +152,16 @@ pub fn sums<S: Simd, const K: usize, const R: usize>(
     inputs: [&[f32]; K],
     f: impl Fn([Vector<S, f32>; K]) -> [Vector<S, f32>; R],
 ) -> [f32; R] {
+    sums_ahead(inputs, [], f)
+}
+
+/// [`sums`], with what will be read next.
+#[inline(always)]
+pub fn sums_ahead<S: Simd, const K: usize, const R: usize, const A: usize>(
+    inputs: [&[f32]; K],
+    ahead: Ahead<A>,
+    f: impl Fn([Vector<S, f32>; K]) -> [Vector<S, f32>; R],
+) -> [f32; R] {
     /// Sums kept apart, so that an addition need not wait for the one before.
     const APART: usize = 4;
     let lanes = f32::lanes::<S>();
@@ -130,6 +171,7 @@ pub fn sums<S: Simd, const K: usize, const R: usize>(
     let whole = len / lanes * lanes;
     let mut at = 0;
     let mut add = |at: usize, apart: usize| {
+        fetch(ahead, at);
         // SAFETY: called with `at + lanes <= whole` only, and every input has `len >= whole` elements.
         let values = inputs.map(|input| unsafe { load_unchecked::<S>(input, at) });
         for (sums, value) in sums.iter_mut().zip(f(values)) {
@@ -164,10 +206,22 @@ pub fn update<S: Simd, const K: usize>(
     out: &mut [f32],
     f: impl Fn([Vector<S, f32>; K], Vector<S, f32>) -> Vector<S, f32>,
 ) {
+    update_ahead(inputs, [], out, f);
+}
+
+/// [`update`], with what will be read next.
+#[inline(always)]
+pub fn update_ahead<S: Simd, const K: usize, const A: usize>(
+    inputs: [&[f32]; K],
+    ahead: Ahead<A>,
+    out: &mut [f32],
+    f: impl Fn([Vector<S, f32>; K], Vector<S, f32>) -> Vector<S, f32>,
+) {
     let lanes = f32::lanes::<S>();
     let inputs = inputs.map(|input| &input[..out.len()]);
     let whole = out.len() / lanes * lanes;
     for at in (0..whole).step_by(lanes) {
+        fetch(ahead, at);
         // SAFETY: `at + lanes <= whole`, and every input is as long as the output.
         let values = inputs.map(|input| unsafe { load_unchecked::<S>(input, at) });
         let old = load::<S>(out, at);
