@@ -62,6 +62,7 @@ pub const EXTERNAL: &[(&str, &[&str])] = &[
     ("half", &["onnx", "train"]),
     ("image", &["data"]),
     ("indicatif", &["cli"]),
+    ("libc", &["kernels"]),
     ("macerator", &["kernels"]),
     ("pollster", &["runtime"]),
     ("prost", &["onnx"]),
@@ -77,6 +78,7 @@ pub const EXTERNAL: &[(&str, &[&str])] = &[
     ("signal_hook", &["cli"]),
     ("thiserror", &["*"]),
     ("wgpu", &["runtime"]),
+    ("zip", &["cli"]),
 ];
 
 /// Modules that compute and touch neither files nor the environment.

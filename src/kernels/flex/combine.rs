@@ -206,7 +206,8 @@ impl<'p> Planes<'p> {
     #[inline(always)]
     fn plane<S: Simd>(&self, [image, channel]: [usize; 2], next: Option<[usize; 2]>, out: &mut [f32]) {
         let (first, fours) = self.groups(channel);
-        let constant = splat::<S>(self.terms(channel).iter().map(|term| term.offset * term.of_image(image)).sum::<f32>());
+        let constant =
+            splat::<S>(self.terms(channel).iter().map(|term| term.offset * term.of_image(image)).sum::<f32>());
         let pixels = out.len();
         let read = |term: &Ready<'p>| term.plane(image, pixels);
         let factor = |term: &Ready<'p>| splat::<S>(term.factor * term.of_image(image));
