@@ -1,6 +1,7 @@
 // y = alpha * a b + beta * c for two matrices that are both values.
 //
-// Layout      y [rows, columns], row-major; a, b and c by strides, so that each may lie transposed or be spread (stride 0).
+// Layout      y [rows, columns], row-major; a, b and c by strides, so that each may lie transposed or be spread by a
+//             stride of 0.
 // Bindings    0 sizes, 1 a, 2 b, 3 c (anything if beta is 0), 4 y.
 // Workgroup   64 threads; a thread makes one element. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.

@@ -1,7 +1,7 @@
 // y = x / (bias + alpha * sum of squares of neighbouring channels) ^ beta.
 //
-// Layout      x and y are [N, channels, pixels], row-major; the sum goes over `size` channels, (size - 1) / 2 of them before
-//             the own one; alpha is already divided by size.
+// Layout      x and y are [N, channels, pixels], row-major; the sum goes over `size` channels, (size - 1) / 2 of them
+//             before the own one; alpha is already divided by size.
 // Bindings    0 sizes, 1 x, 2 y.
 // Workgroup   64 threads; a thread makes one element. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.

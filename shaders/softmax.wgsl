@@ -1,6 +1,7 @@
 // y = exp(x - max) / sum of exp(x - max) along one axis.
 //
-// Layout      x and y are [outer, len, inner], row-major; a line is the `len` elements of one outer and one inner index.
+// Layout      x and y are [outer, len, inner], row-major; a line is the `len` elements of one outer and one inner
+//             index.
 // Bindings    0 sizes, 1 x, 2 y.
 // Workgroup   64 threads; a thread makes one line. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.

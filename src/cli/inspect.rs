@@ -27,7 +27,7 @@ use crate::passes::{EXPORT, Pass, RUNTIME, apply};
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// ONNX model, or a genotype: FILE.yaml, FILE.py, FILE.py:NAME, or a name that comes with the program (DARTS_V1,
-    /// DARTS_V2, PC_DARTS_cifar, PC_DARTS_image, NASNet, AmoebaNet)
+    /// DARTS_V2, PC_DARTS_cifar, PC_DARTS_image, NASNet, AmoebaNet, idarts_cifar10_seed0)
     #[arg(value_name = "GENOTYPE|MODEL.onnx")]
     subject: String,
     /// Network that the cells of a genotype are put into: C = 36, 20 cells, 10 classes, 32x32 pixels for cifar; C = 48, 14 cells,

@@ -14,7 +14,7 @@ use crate::runtime::{AdapterChoice, Gpu, RuntimeError};
 
 /// What a genotype argument may be, for help texts.
 pub const GENOTYPE_HELP: &str = "Genotype: FILE.yaml, FILE.py, FILE.py:NAME, or a name that comes with the program (DARTS_V1, DARTS_V2, \
-     PC_DARTS_cifar, PC_DARTS_image, NASNet, AmoebaNet)";
+     PC_DARTS_cifar, PC_DARTS_image, NASNet, AmoebaNet, idarts_cifar10_seed0)";
 
 /// The genotype that `text` names: a file, `FILE.py:NAME` for one of several in a Python file, or one that comes with the
 /// program. A file of that name comes first.

@@ -244,8 +244,11 @@ impl<'p> Planes<'p> {
             }
         }
         for (i, four) in fours.iter().enumerate() {
-            let [fa, fb, fc, fd] = four.each_ref().map(factor);
-            update_ahead(four.each_ref().map(read), ahead(i + 1), out, |[a, b, c, d]: [Vector<S, f32>; 4], y| {
+            // One by one: what maps an array of vectors is not inlined.
+            let [a, b, c, d] = four;
+            let (fa, fb, fc, fd) = (factor(a), factor(b), factor(c), factor(d));
+            let planes = [read(a), read(b), read(c), read(d)];
+            update_ahead(planes, ahead(i + 1), out, |[a, b, c, d]: [Vector<S, f32>; 4], y| {
                 y + (fb.mul_add(b, fa * a) + fd.mul_add(d, fc * c))
             });
         }
@@ -384,9 +387,11 @@ fn products_of_plane<'a, S: Simd>(sources: &[View<'a>], factors: &[Factor], imag
     let (threes, ones) = factors.as_chunks::<3>();
     let (out_of_threes, out_of_ones) = out[1..=factors.len()].split_at_mut(3 * threes.len());
     for (i, (three, out)) in threes.iter().zip(out_of_threes.chunks_exact_mut(3)).enumerate() {
-        let [a, b, c] = three.each_ref().map(read);
-        let [ca, cb, cc] = three.each_ref().map(|factor| splat::<S>(factor.center));
-        let ahead = threes.get(i + 1).map_or([&[][..]; 3], |three| three.each_ref().map(read));
+        let [a, b, c] = three;
+        // One by one: what maps an array of vectors is not inlined.
+        let (ca, cb, cc) = (splat::<S>(a.center), splat::<S>(b.center), splat::<S>(c.center));
+        let (a, b, c) = (read(a), read(b), read(c));
+        let ahead = threes.get(i + 1).map_or([&[][..]; 3], |[a, b, c]| [read(a), read(b), read(c)]);
         let of_three = |[g, a, b, c]: [Vector<S, f32>; 4]| [g * (a - ca), g * (b - cb), g * (c - cc)];
         out.copy_from_slice(&sums_ahead::<S, 4, 3, 3>([g, a, b, c], ahead, of_three));
     }
