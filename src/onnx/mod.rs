@@ -8,6 +8,7 @@
 
 mod half;
 mod metadata;
+mod mirror;
 mod names;
 pub mod proto;
 mod read;

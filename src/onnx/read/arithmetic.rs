@@ -133,7 +133,7 @@ impl<'a> Reader<'a> {
     pub(super) fn filled(&mut self, view: &View<'a>) -> Result<(), OnnxError> {
         view.at_most(1)?;
         view.only(&["value"])?;
-        let dims = self.constants.integers(view, view.input(0)?)?;
+        let dims = self.known(view, view.input(0)?)?;
         let value = view.attribute("value", attribute_type::TENSOR)?.and_then(|a| a.t.as_ref());
         self.constants.fill(view, view.output()?, dims, value)
     }
@@ -143,10 +143,7 @@ impl<'a> Reader<'a> {
         view.at_most(2)?;
         view.only(&["axes"])?;
         let name = view.input(0)?;
-        let axes = match view.optional(1) {
-            Some(axes) => self.constants.integers(view, axes)?,
-            None => view.ints("axes")?.map(<[i64]>::to_vec).ok_or_else(|| view.error("`axes` is missing"))?,
-        };
+        let axes = self.axes(view)?.ok_or_else(|| view.error("`axes` is missing"))?;
         if self.values.contains_key(name) {
             return Err(view.unsupported("on a computed value it is not supported, only on a constant"));
         }

@@ -16,7 +16,7 @@ use crate::onnx::{OnnxError, half};
 const MAX_FILLED: usize = 1 << 28;
 
 /// The most integers that a list of bounds or sizes may have.
-const MAX_LIST: usize = 64;
+pub(super) const MAX_LIST: usize = 64;
 
 /// All constants of a graph.
 pub(super) struct Constants<'a> {
@@ -153,24 +153,36 @@ impl<'a> Constants<'a> {
 
     /// A short list of integers.
     pub(super) fn integers(&self, view: &View<'a>, name: &str) -> Result<Vec<i64>, OnnxError> {
-        let tensor = self.source(view, name)?;
-        let (_, count) = dims(name, tensor)?;
-        if count > MAX_LIST {
-            return Err(fail(
-                name,
-                format!("it has {count} numbers; a list of bounds or sizes has at most {MAX_LIST}"),
-            ));
+        short_list(name, self.source(view, name)?)
+    }
+
+    /// Whether constant `name` is a single integer (true) or a short list of them (false); nothing if it is neither.
+    pub(super) fn is_list(&self, name: &str) -> Option<bool> {
+        let place = self.places.get(name)?;
+        let tensor = &self.sources[*place];
+        let integers = [data_type::INT64, data_type::INT32].contains(&tensor.data_type);
+        // What DequantizeLinear reads stands for other numbers.
+        if !integers || self.scalings.contains_key(place) {
+            return None;
         }
-        match tensor.data_type {
-            data_type::INT64 => elements(name, tensor, count, &tensor.int64_data, i64::from_le_bytes),
-            data_type::INT32 => {
-                let list = elements(name, tensor, count, &tensor.int32_data, i32::from_le_bytes)?;
-                Ok(list.into_iter().map(i64::from).collect())
-            }
-            other => {
-                Err(fail(name, format!("its type is {}; supported here are int64 and int32", data_type::name(other))))
-            }
+        match tensor.dims.as_slice() {
+            [] => Some(true),
+            [n] if (0..=MAX_LIST as i64).contains(n) => Some(false),
+            _ => None,
         }
+    }
+
+    /// Makes `output` a constant of these integers, or of the single one.
+    pub(super) fn list(
+        &mut self,
+        view: &View<'a>,
+        output: &'a str,
+        numbers: Vec<i64>,
+        scalar: bool,
+    ) -> Result<(), OnnxError> {
+        let dims = if scalar { Vec::new() } else { vec![numbers.len() as i64] };
+        let tensor = TensorProto { dims, int64_data: numbers, data_type: data_type::INT64, ..TensorProto::default() };
+        self.add(view, output, tensor)
     }
 
     /// Whether the truth value `name` is true.
@@ -284,6 +296,22 @@ impl<'a> Constants<'a> {
             return Err(fail(name, "its contents are in another file, which this reading of bytes does not open"));
         }
         Ok(tensor)
+    }
+}
+
+/// The integers of `tensor`, which messages call `name`.
+pub(super) fn short_list(name: &str, tensor: &TensorProto) -> Result<Vec<i64>, OnnxError> {
+    let (_, count) = dims(name, tensor)?;
+    if count > MAX_LIST {
+        return Err(fail(name, format!("it has {count} numbers; a list of bounds or sizes has at most {MAX_LIST}")));
+    }
+    match tensor.data_type {
+        data_type::INT64 => elements(name, tensor, count, &tensor.int64_data, i64::from_le_bytes),
+        data_type::INT32 => {
+            let list = elements(name, tensor, count, &tensor.int32_data, i32::from_le_bytes)?;
+            Ok(list.into_iter().map(i64::from).collect())
+        }
+        other => Err(fail(name, format!("its type is {}; supported here are int64 and int32", data_type::name(other)))),
     }
 }
 

@@ -2,14 +2,14 @@
 //!
 //! Takes bytes, trusted in nothing; gives a [`Model`] that is still to be verified, or an error that names the node and
 //! says what is supported. Unpacking the file is in `file`, constants in `constant`, attributes in `view`, operators in
-//! `operator` and the files beside it. Files that ONNX tools made are accepted as well as our own: operator sets 6 to 25,
+//! `operator` and the files beside it, arithmetic on shapes in `integers`. Files that ONNX tools made are accepted as well as our own: operator sets 6 to 25,
 //! file format 3 to 13.
 //!
 //! Constants become parameters, named as in the file and in its order; a leading `/` of node and value names is dropped,
 //! which the writer puts back. Identity, Dropout and casts between float types vanish; a constant added after a
 //! convolution or a matrix product becomes its bias. float16 weights are widened to float32. Of quantised models those in
 //! QDQ form are read, with QuantizeLinear and DequantizeLinear around operators on floats. Nodes that no output depends
-//! on are not read. A graph input of rows `[N, C, W]` that only convolutions and pools read is an image one pixel high,
+//! on are not read. What is computed from shapes is known, but for the batch, and is computed here. A graph input of rows `[N, C, W]` that only convolutions and pools read is an image one pixel high,
 //! `[N, C, 1, W]`, and so is what they make of it.
 //!
 //! Work and memory are bounded by the size of the file: sizes are checked before anything is allocated, copies of constants
@@ -19,6 +19,8 @@ mod arithmetic;
 mod constant;
 mod external;
 mod file;
+mod integer_rules;
+mod integers;
 mod linear;
 mod operator;
 mod parameter;
@@ -32,6 +34,7 @@ use std::collections::{HashMap, HashSet};
 
 use self::constant::Constants;
 pub use self::external::ExternalFiles;
+use self::integers::List;
 use self::parameter::Parameters;
 use self::quantized::Quantized;
 pub use self::tensor::read_tensor;
@@ -103,6 +106,8 @@ struct Reader<'a> {
     constant_values: HashMap<usize, ValueId>,
     /// The values that were made integers, by name in the file.
     quantized: HashMap<&'a str, Quantized>,
+    /// The integers that depend on the batch, by name in the file.
+    integers: HashMap<&'a str, List>,
     /// Names of the values in the file, in the order of the values, without the leading `/`; graph outputs have none.
     value_names: Vec<Option<&'a str>>,
     /// Inputs of rows that are read as images, with their shapes in the file.
@@ -135,6 +140,7 @@ impl<'a> Reader<'a> {
             values: HashMap::new(),
             constant_values: HashMap::new(),
             quantized: HashMap::new(),
+            integers: HashMap::new(),
             value_names: Vec::new(),
             rows: Vec::new(),
             node_names: Unique::default(),
@@ -192,8 +198,12 @@ impl<'a> Reader<'a> {
                 return Err(value_error(&output.name, "two outputs have this name"));
             }
             let Some(&value) = self.values.get(output.name.as_str()) else {
-                let constant = self.constants.contains(&output.name);
-                let why = if constant { "an output that is a constant is not supported" } else { "no node makes it" };
+                let name = output.name.as_str();
+                let constant = self.constants.contains(name) || self.integers.contains_key(name);
+                let why = match constant {
+                    true => "an output that is a constant, or computed from shapes alone, is not supported",
+                    false => "no node makes it",
+                };
                 return Err(value_error(&output.name, why));
             };
             self.builder.output(output.name.clone(), value);
@@ -227,7 +237,8 @@ impl<'a> Reader<'a> {
 
     /// Records that `value` is called `output` in the file.
     fn define(&mut self, view: &View<'a>, output: &'a str, value: ValueId) -> Result<(), OnnxError> {
-        if self.constants.contains(output) || self.values.insert(output, value).is_some() {
+        let taken = self.constants.contains(output) || self.integers.contains_key(output);
+        if taken || self.values.insert(output, value).is_some() {
             return Err(view.error(format!("its output `{output}` is already made by something else")));
         }
         if !self.outputs.contains(output) {
@@ -244,6 +255,10 @@ impl<'a> Reader<'a> {
         }
         if self.constants.contains(name) {
             return Err(view.unsupported(format!("input {index} `{name}` is a constant; it must be computed")));
+        }
+        if self.integers.contains_key(name) {
+            let why = "is computed from shapes; supported is that as the target of a Reshape";
+            return Err(view.unsupported(format!("input {index} `{name}` {why}")));
         }
         if self.quantized.contains_key(name) {
             let why = "holds integers; supported is DequantizeLinear behind QuantizeLinear, and operators on floats";

@@ -6,6 +6,7 @@
 
 use super::Reader;
 use super::file::is_standard;
+use super::integers::FOLDED;
 use super::view::View;
 use crate::ir::{Arithmetic, Op, Role, ValueId};
 use crate::onnx::OnnxError;
@@ -14,8 +15,8 @@ use crate::onnx::proto::data_type;
 /// What `operator` can read, for messages.
 const SUPPORTED: &str = "Add, AveragePool, BatchNormalization, Cast (between float types), Concat, Constant, \
                          ConstantOfShape, Conv, DequantizeLinear, Dropout, Flatten, Gemm, GlobalAveragePool, Identity, LRN, \
-                         MatMul, MaxPool, Mul, Pad, QuantizeLinear, Relu, Reshape (to a matrix, or as a part of a channel \
-                         shuffle), Slice, Softmax, Sum, Unsqueeze (of a constant)";
+                         MatMul, MaxPool, Mul, Pad, QuantizeLinear, ReduceMean (over height and width), Relu, Reshape (to a matrix, or as a part of a channel \
+                         shuffle), Slice, Softmax, Sum, Unsqueeze (of a constant), and arithmetic on shapes";
 
 /// A result: its name in the file and its value.
 pub(super) type Made<'a> = (&'a str, ValueId);
@@ -26,6 +27,9 @@ impl<'a> Reader<'a> {
         if !is_standard(&view.proto.domain) {
             let why = format!("operators of `{}` are not supported, only those of ONNX itself", view.proto.domain);
             return Err(view.unsupported(why));
+        }
+        if self.fold(view)? {
+            return Ok(None);
         }
         let value = match view.proto.op_type.as_str() {
             // The two that may take the Add behind them along, so that the result has the name of that.
@@ -40,6 +44,7 @@ impl<'a> Reader<'a> {
             },
             "ConstantOfShape" => return self.filled(view).map(|()| None),
             "Unsqueeze" => return self.unsqueeze(view).map(|()| None),
+            "Pad" => return self.pad(view).map(Some),
             "Reshape" => return self.reshape(view).map(Some),
             "Add" => self.elementwise(view, Arithmetic::Add)?,
             "AveragePool" => self.average_pool(view)?,
@@ -53,11 +58,16 @@ impl<'a> Reader<'a> {
             "LRN" => self.lrn(view)?,
             "MaxPool" => self.max_pool(view)?,
             "Mul" => self.elementwise(view, Arithmetic::Multiply)?,
-            "Pad" => self.pad(view)?,
+            "ReduceMean" => self.reduce_mean(view)?,
             "Relu" => self.unary(view, Op::Relu)?,
             "Slice" => self.slice(view)?,
             "Softmax" => self.softmax(view)?,
             "Sum" => self.sum(view)?,
+            "Div" | "Gather" | "ReduceProd" | "Squeeze" | "Sub" => {
+                let why =
+                    format!("on what the network computes it is not supported; on integers and shapes {FOLDED} are");
+                return Err(view.unsupported(why));
+            }
             _ => return Err(view.unsupported(format!("this operator is not supported; supported are {SUPPORTED}"))),
         };
         Ok(Some((view.output()?, value)))

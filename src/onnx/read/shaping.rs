@@ -3,11 +3,21 @@
 //! Takes their bounds, as attributes or as constants, whichever the operator set has; gives ops with bounds that fit the
 //! shapes.
 
+use super::integers::Number;
 use super::operator::Made;
 use super::view::View;
 use super::{MAX_ELEMENTS, MAX_RANK, Reader};
 use crate::ir::{Dim, Op, Range, Shape, ValueId};
 use crate::onnx::OnnxError;
+
+/// Bounds of a Slice along one axis, as ONNX means them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) axis: i64,
+    pub(super) start: i64,
+    pub(super) end: i64,
+    pub(super) step: i64,
+}
 
 impl<'a> Reader<'a> {
     /// Concat of computed values.
@@ -34,7 +44,7 @@ impl<'a> Reader<'a> {
         view.at_most(2)?;
         view.only(&["allowzero"])?;
         let x = self.variable(view, 0)?;
-        let target = self.constants.integers(view, view.input(1)?)?;
+        let target = self.numbers(view, view.input(1)?)?;
         let shape = self.builder.shape(x);
         let keep_zero = view.int("allowzero", 0)? != 0;
         if reshapes_to(shape, &target, &shape.0, keep_zero) {
@@ -51,17 +61,21 @@ impl<'a> Reader<'a> {
             return Ok((last.output()?, self.emit(&last, Op::ChannelShuffle { groups }, &[x])?));
         }
         let shape = self.builder.shape(x);
-        let why =
-            format!("from {shape} to {target:?} is not supported; supported is flattening all but the first dimension");
+        let target: Vec<String> = target.iter().map(Number::to_string).collect();
+        let why = format!(
+            "from {shape} to [{}] is not supported; supported is flattening all but the first dimension",
+            target.join(", ")
+        );
         Err(view.unsupported(why))
     }
 
     /// The groups of the channel shuffle that this Reshape of `x` to `target` begins: a Transpose of groups and channels and
     /// a Reshape back, which nothing else reads between; and where these two are.
-    fn shuffle(&self, view: &View<'a>, x: ValueId, target: &[i64]) -> Option<(usize, [usize; 2])> {
-        let shape = self.builder.shape(x);
+    fn shuffle(&mut self, view: &View<'a>, x: ValueId, target: &[Number]) -> Option<(usize, [usize; 2])> {
+        let shape = self.builder.shape(x).clone();
         let [c, h, w] = shape.chw()?;
-        let groups = usize::try_from(*target.get(1)?).ok().filter(|groups| *groups > 0 && c.is_multiple_of(*groups))?;
+        let groups =
+            usize::try_from(target.get(1)?.factor).ok().filter(|groups| *groups > 0 && c.is_multiple_of(*groups))?;
         let split = [shape.0[0], Dim::Fixed(groups), Dim::Fixed(c / groups), Dim::Fixed(h), Dim::Fixed(w)];
         let only_reader = |value: &str| match (self.readers.get(value)?.as_slice(), self.outputs.contains(value)) {
             (&[reader], false) => Some(reader),
@@ -73,36 +87,24 @@ impl<'a> Reader<'a> {
         let join = only_reader(transpose.output.first()?)?;
         let back = &self.nodes[join];
         let turns = transpose.op_type == "Transpose" && perm.ints == [0, 2, 1, 3, 4] && back.op_type == "Reshape";
-        let joined = self.constants.integers(view, back.input.get(1)?).ok()?;
+        self.fold_ahead(join);
+        let joined = self.numbers(view, back.input.get(1)?).ok()?;
         let turned = Shape(vec![shape.0[0], Dim::Fixed(c / groups), Dim::Fixed(groups), Dim::Fixed(h), Dim::Fixed(w)]);
-        let fits = turns && back.attribute.is_empty() && reshapes_to(shape, target, &split, false);
+        let fits = turns && back.attribute.is_empty() && reshapes_to(&shape, target, &split, false);
         (fits && reshapes_to(&turned, &joined, &shape.0, false)).then_some((groups, [swap, join]))
     }
 
     /// Slice with constant bounds.
     pub(super) fn slice(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {
-        view.at_most(5)?;
-        view.only(if self.opset < 10 { &["axes", "ends", "starts"] } else { &[] })?;
         let x = self.variable(view, 0)?;
-        let missing = |word: &str| view.error(format!("`{word}` is missing"));
-        let starts = self.bounds(view, "starts", 1)?.ok_or_else(|| missing("starts"))?;
-        let ends = self.bounds(view, "ends", 2)?.ok_or_else(|| missing("ends"))?;
-        let axes = self.bounds(view, "axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
-        let steps = if self.opset < 10 { None } else { self.bounds(view, "steps", 4)? };
-        let steps = steps.unwrap_or_else(|| vec![1; starts.len()]);
-        if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] {
-            return Err(view.error("starts, ends, axes and steps are not of one length"));
-        }
+        let bounds = self.slice_bounds(view)?;
         let shape = self.builder.shape(x).clone();
         let mut ranges = Vec::new();
-        for i in 0..starts.len() {
-            let axis = view.index(axes[i], shape.rank(), shape.rank())?;
-            if steps[i] == 0 {
-                return Err(view.error("a step is 0"));
-            }
+        for bounds in &bounds {
+            let axis = view.index(bounds.axis, shape.rank(), shape.rank())?;
             match shape.0[axis] {
-                Dim::Fixed(size) => ranges.push(range(axis, size, starts[i], ends[i], steps[i])),
-                Dim::Batch if starts[i] == 0 && ends[i] >= i64::from(i32::MAX) && steps[i] == 1 => {}
+                Dim::Fixed(size) => ranges.push(range(axis, size, bounds)),
+                Dim::Batch if bounds.start == 0 && bounds.end >= i64::from(i32::MAX) && bounds.step == 1 => {}
                 Dim::Batch => return Err(view.unsupported("the batch cannot be cut")),
             }
         }
@@ -112,13 +114,13 @@ impl<'a> Reader<'a> {
         self.emit(view, Op::Slice { ranges }, &[x])
     }
 
-    /// Pad with a constant.
-    pub(super) fn pad(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {
+    /// Pad with a constant, or with a mirror that belongs to the max pool behind it. Gives the name of the final result too.
+    pub(super) fn pad(&mut self, view: &View<'a>) -> Result<Made<'a>, OnnxError> {
         view.at_most(4)?;
         let by_attribute = self.opset < 11;
         view.only(if by_attribute { &["mode", "pads", "value"] } else { &["mode"] })?;
         let mode = view.text("mode", "constant")?;
-        if mode != "constant" {
+        if !["constant", "reflect"].contains(&mode) {
             return Err(view.unsupported(format!("mode `{mode}` is not supported, only `constant`")));
         }
         let x = self.variable(view, 0)?;
@@ -129,8 +131,8 @@ impl<'a> Reader<'a> {
             let value = view.optional(2).map(|name| self.constants.floats(view, name)).transpose()?;
             let value = value.map_or(Some(0.0), |t| <[f32; 1]>::try_from(t.data).ok().map(|[x]| x));
             let value = value.ok_or_else(|| view.error("the constant must be one number"))?;
-            let axes = view.optional(3).map(|name| self.constants.integers(view, name)).transpose()?;
-            (view.optional(1).map(|name| self.constants.integers(view, name)).transpose()?, value, axes)
+            let axes = view.optional(3).map(|name| self.known(view, name)).transpose()?;
+            (view.optional(1).map(|name| self.known(view, name)).transpose()?, value, axes)
         };
         let amounts = amounts.ok_or_else(|| view.error("`pads` is missing"))?;
         let axes = axes.unwrap_or_else(|| (0..rank as i64).collect());
@@ -145,13 +147,36 @@ impl<'a> Reader<'a> {
             let axis = view.index(*axis, rank, rank)?;
             pads[axis] = [amounts[i] as usize, amounts[axes.len() + i] as usize];
         }
-        self.emit(view, Op::Pad { pads, value }, &[x])
+        if mode == "reflect" {
+            return self.mirrored_pool(view, x, &pads);
+        }
+        Ok((view.output()?, self.emit(view, Op::Pad { pads, value }, &[x])?))
+    }
+
+    /// What a Slice cuts, axis by axis; no step is 0.
+    pub(super) fn slice_bounds(&self, view: &View<'a>) -> Result<Vec<Bounds>, OnnxError> {
+        view.at_most(5)?;
+        view.only(if self.opset < 10 { &["axes", "ends", "starts"] } else { &[] })?;
+        let missing = |word: &str| view.error(format!("`{word}` is missing"));
+        let starts = self.bounds(view, "starts", 1)?.ok_or_else(|| missing("starts"))?;
+        let ends = self.bounds(view, "ends", 2)?.ok_or_else(|| missing("ends"))?;
+        let axes = self.bounds(view, "axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
+        let steps = if self.opset < 10 { None } else { self.bounds(view, "steps", 4)? };
+        let steps = steps.unwrap_or_else(|| vec![1; starts.len()]);
+        if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] {
+            return Err(view.error("starts, ends, axes and steps are not of one length"));
+        }
+        if steps.contains(&0) {
+            return Err(view.error("a step is 0"));
+        }
+        let along = |i: usize| Bounds { axis: axes[i], start: starts[i], end: ends[i], step: steps[i] };
+        Ok((0..starts.len()).map(along).collect())
     }
 
     /// A list that is an attribute before operator set 10 and input `index` from then on.
     fn bounds(&self, view: &View<'a>, name: &str, index: usize) -> Result<Option<Vec<i64>>, OnnxError> {
         if self.opset >= 10 {
-            return view.optional(index).map(|name| self.constants.integers(view, name)).transpose();
+            return view.optional(index).map(|name| self.known(view, name)).transpose();
         }
         match view.ints(name)? {
             Some(list) if list.len() > MAX_RANK => Err(view.error(format!("attribute `{name}` is too long"))),
@@ -162,8 +187,9 @@ impl<'a> Reader<'a> {
 
 /// The part of an axis of `size` elements that ONNX bounds mean: negative ones count from the end, too large ones are
 /// clamped.
-fn range(axis: usize, size: usize, start: i64, end: i64, step: i64) -> Range {
-    let (n, step) = (size as i64, step.clamp(-(size as i64).max(1), (size as i64).max(1)));
+pub(super) fn range(axis: usize, size: usize, bounds: &Bounds) -> Range {
+    let (start, end) = (bounds.start, bounds.end);
+    let (n, step) = (size as i64, bounds.step.clamp(-(size as i64).max(1), (size as i64).max(1)));
     let from_front = |bound: i64| if bound < 0 { bound.saturating_add(n) } else { bound };
     let (low, high) = if step > 0 { (0, n) } else { (-1, n - 1) };
     // Running backwards the first element may not be -1, the end may.
@@ -177,22 +203,23 @@ fn range(axis: usize, size: usize, start: i64, end: i64, step: i64) -> Range {
 }
 
 /// Whether reshaping `from` to `target` gives `wanted`. 0 in a target keeps the dimension, -1 takes what is left.
-fn reshapes_to(from: &Shape, target: &[i64], wanted: &[Dim], keep_zero: bool) -> bool {
-    if target.len() != wanted.len() || target.iter().filter(|t| **t == -1).count() > 1 {
+fn reshapes_to(from: &Shape, target: &[Number], wanted: &[Dim], keep_zero: bool) -> bool {
+    if target.len() != wanted.len() || target.iter().filter(|t| **t == Number::known(-1)).count() > 1 {
         return false;
     }
     // The element counts of `from` and `wanted` are equal, so -1 fits wherever all others do.
-    target.iter().zip(wanted).enumerate().all(|(i, (t, want))| match (*t, want) {
-        (-1, _) => true,
-        (0, _) => !keep_zero && from.0.get(i) == Some(want),
-        (t, Dim::Fixed(n)) => t == *n as i64,
-        (_, Dim::Batch) => false,
+    target.iter().zip(wanted).enumerate().all(|(i, (t, want))| match (t.batch, t.factor, want) {
+        (false, -1, _) => true,
+        (false, 0, _) => !keep_zero && from.0.get(i) == Some(want),
+        (false, n, Dim::Fixed(size)) => n == *size as i64,
+        (true, 1, Dim::Batch) => true,
+        (true, _, _) | (false, _, Dim::Batch) => false,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::range;
+    use super::{Bounds, range};
     use crate::ir::Range;
 
     #[test]
@@ -222,7 +249,8 @@ mod tests {
         ];
         for (size, from, to, by, start, len, step) in cases {
             let expected = Range { axis: 2, start, len, step };
-            assert_eq!(range(2, size, from, to, by), expected, "{from}:{to}:{by} of {size}");
+            let bounds = Bounds { axis: 2, start: from, end: to, step: by };
+            assert_eq!(range(2, size, &bounds), expected, "{from}:{to}:{by} of {size}");
         }
     }
 }

@@ -7,10 +7,13 @@ use super::Reader;
 use super::operator::Made;
 use super::view::View;
 use crate::ir::{Op, Role, Shape, Tensor, ValueId, Window};
-use crate::onnx::OnnxError;
+use crate::onnx::{OnnxError, mirror};
 
 /// The largest kernel, stride, dilation or pad; keeps all arithmetic on them small.
 const MAX_WINDOW: i64 = i16::MAX as i64;
+
+/// The attributes of a max pool.
+const MAX_POOL: &[&str] = &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"];
 
 impl<'a> Reader<'a> {
     /// A convolution, with the constant that may be added behind it.
@@ -47,7 +50,7 @@ impl<'a> Reader<'a> {
 
     /// Max pooling, of which only the maxima are read.
     pub(super) fn max_pool(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {
-        view.only(&["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"])?;
+        view.only(MAX_POOL)?;
         let (x, window) = self.pool(view)?;
         self.emit(view, Op::MaxPool(window), &[x])
     }
@@ -58,6 +61,64 @@ impl<'a> Reader<'a> {
         let (x, window) = self.pool(view)?;
         let count_include_pad = view.int("count_include_pad", 0)? != 0;
         self.emit(view, Op::AvgPool { window, count_include_pad }, &[x])
+    }
+
+    /// ReduceMean over height and width, which is global average pooling.
+    pub(super) fn reduce_mean(&mut self, view: &View<'a>) -> Result<ValueId, OnnxError> {
+        view.at_most(2)?;
+        view.only(&["axes", "keepdims", "noop_with_empty_axes"])?;
+        let x = self.variable(view, 0)?;
+        self.image(view, x)?;
+        let axes = self.axes(view)?.unwrap_or_default();
+        let mut axes = axes.into_iter().map(|axis| view.index(axis, 4, 4)).collect::<Result<Vec<_>, _>>()?;
+        axes.sort_unstable();
+        if axes != [2, 3] || !self.rows.is_empty() {
+            return Err(
+                view.unsupported(format!("over axes {axes:?}; supported are height and width of images, [2, 3]"))
+            );
+        }
+        if view.int("keepdims", 1)? != 0 {
+            return self.emit(view, Op::GlobalAvgPool, &[x]);
+        }
+        let name = self.node_names.claim(&format!("{}/mean", view.name));
+        let mean = self.emit_as(view, name, Op::GlobalAvgPool, &[x])?;
+        self.emit(view, Op::Flatten { axis: 1 }, &[mean])
+    }
+
+    /// A mirrored border of `x` that only a max pool reads, where that is the padding of the pool.
+    pub(super) fn mirrored_pool(
+        &mut self,
+        view: &View<'a>,
+        x: ValueId,
+        pads: &[[usize; 2]],
+    ) -> Result<Made<'a>, OnnxError> {
+        let refuse = || {
+            let why = "mode `reflect` is supported in front of a max pool whose windows hold what they mirror, and nowhere else";
+            view.unsupported(why)
+        };
+        let border = view.output()?;
+        let (&[[0, 0], [0, 0], rows, columns], Some(&[pool])) = (pads, self.readers.get(border).map(Vec::as_slice))
+        else {
+            return Err(refuse());
+        };
+        let size = self.image(view, x)?;
+        if self.nodes[pool].op_type != "MaxPool" || self.outputs.contains(border) {
+            return Err(refuse());
+        }
+        let view = View::new(&self.nodes[pool], &mut self.node_names);
+        view.at_most(1)?;
+        view.only(MAX_POOL)?;
+        let kernel = pair(&view, "kernel_shape", 1, size)?.ok_or_else(refuse)?;
+        // The pool sees the border as part of its image.
+        let outer = [size[0].saturating_add(rows[0] + rows[1]), size[1].saturating_add(columns[0] + columns[1])];
+        let inner = window(&view, kernel, outer)?;
+        let padding = [rows[0], columns[0], rows[1], columns[1]];
+        let window = Window { padding, ..inner };
+        if inner.padding != [0; 4] || !mirror::is_exact(&window, size) {
+            return Err(refuse());
+        }
+        self.folded.insert(pool);
+        Ok((view.output()?, self.emit(&view, Op::MaxPool(window), &[x])?))
     }
 
     fn pool(&mut self, view: &View<'a>) -> Result<(ValueId, Window), OnnxError> {

@@ -9,6 +9,7 @@ mod mutation;
 mod quantized;
 mod refused;
 mod round_trip;
+mod shapes;
 
 use crate::ir::{Builder, Init, Model, Op, ParamId, Range, Role, Shape, Verified, Window, verify};
 
