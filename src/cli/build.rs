@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::args::{Common, above_zero};
 use super::args_train::{TrainOptions, check_classes};
-use super::export::{ExportOptions, Exported, export};
+use super::export::{ExportOptions, Exported, check_form, export};
 use super::int8::{self, Int8Args};
 use super::progress::Console;
 use super::stage::{self, RunOptions};
@@ -22,6 +22,7 @@ use crate::data::Dataset;
 use crate::genotype::Genotype;
 use crate::ir::{Cost, Model, cost, verify};
 use crate::lower::{Cells, Network, Stem, lower};
+use crate::onnx::Target;
 use crate::runtime::AdapterChoice;
 use crate::train::config::{self, TrainConfig};
 use crate::train::config_merge::record;
@@ -63,6 +64,9 @@ pub struct BuildArgs {
     /// Weights and arithmetic of the file in float16; inputs and outputs stay float32
     #[arg(long)]
     fp16: bool,
+    /// Programs that the file is for: all that read ONNX, or candle-onnx too, which knows fewer operators
+    #[arg(long, default_value = "onnx", value_parser = ["onnx", "candle"])]
+    target: String,
     #[command(flatten)]
     int8: Int8Args,
     /// Do not run the exported file
@@ -121,6 +125,19 @@ pub fn run(args: &BuildArgs, common: &Common, console: &Console) -> Result<Verdi
         (None, None) => bail!("GENOTYPE is missing: give a file, or the name of one that comes with the program"),
     };
     let int8 = args.int8.chosen()?;
+    let export = ExportOptions {
+        opset: args.opset,
+        static_batch: args.static_batch,
+        keep_bn: args.keep_bn,
+        keep_reduce: args.keep_reduce,
+        half: args.fp16,
+        target: if args.target == "candle" { Target::Candle } else { Target::Onnx },
+        int8,
+        validate: !args.no_validate,
+        adapter: args.adapter.clone().unwrap_or_default(),
+        samples: args.samples,
+    };
+    export.check()?;
     let preset = match (options.preset.as_deref(), args.network.as_deref()) {
         (Some(preset), _) => preset,
         (None, Some("imagenet")) => "imagenet",
@@ -142,10 +159,10 @@ pub fn run(args: &BuildArgs, common: &Common, console: &Console) -> Result<Verdi
     }
     let built_in = if recorded == Some(None) { "quick" } else { preset };
     let data_path = options.data.clone().or(recorded.flatten());
-    if int8.is_some() && data_path.is_none() && built_in != "quick" {
+    if export.int8.is_some() && data_path.is_none() && built_in != "quick" {
         bail!(int8::NEEDS_DATA);
     }
-    let wants_data = data_path.is_some() || config.epochs > 0 || int8.is_some();
+    let wants_data = data_path.is_some() || config.epochs > 0 || export.int8.is_some();
     let data = wants_data.then(|| stage::dataset(data_path.as_deref(), built_in, console)).transpose()?;
     let default = PathBuf::from("runs").join(&genotype.name);
     let out = args.run.resume.as_ref().or(args.out.as_ref()).unwrap_or(&default);
@@ -162,17 +179,7 @@ pub fn run(args: &BuildArgs, common: &Common, console: &Console) -> Result<Verdi
         stop: &Stop::listen()?,
         folder,
         onnx: &onnx,
-        export: ExportOptions {
-            opset: args.opset,
-            static_batch: args.static_batch,
-            keep_bn: args.keep_bn,
-            keep_reduce: args.keep_reduce,
-            half: args.fp16,
-            int8,
-            validate: !args.no_validate,
-            adapter: args.adapter.clone().unwrap_or_default(),
-            samples: args.samples,
-        },
+        export,
     };
     let report = build_stage(&plan, console)?;
     let verdict = if report.exported.agrees() { Verdict::Right } else { Verdict::Wrong };
@@ -199,6 +206,8 @@ pub fn build_stage(plan: &Plan, console: &Console) -> Result<BuildReport> {
     let files = vec![("config.yaml", record(config, &header)?), (GENOTYPE, plan.genotype.to_yaml())];
     plan.folder.map_or(Ok(()), stage::folder)?;
     let model = verify(model)?;
+    // Training that ends in a file which cannot be written would be for nothing.
+    check_form(&model, &plan.export)?;
     console.message(format_args!(
         "{}: {params} parameters, {:.1} M multiply-accumulates, {} cells, {} channels",
         plan.genotype.name,

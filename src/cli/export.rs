@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ use super::validation::{QUANTIZED_TOLERANCE, Request, is_no_adapter, validate_mo
 use crate::data::{Dataset, Loader};
 use crate::ir::{Model, Tensor, Verified, fingerprint, verify};
 use crate::lower::Network;
-use crate::onnx::{self, ModelInfo, WriteOptions};
+use crate::onnx::{self, ModelInfo, Target, WriteOptions};
 use crate::passes::{EXPORT, EXPORT_KEEP_BN, MERGE_REDUCE, Pass, apply};
 use crate::runtime::{AdapterChoice, Precision, Reference, Tolerance, compare};
 use crate::train::augmentation;
@@ -43,11 +43,55 @@ pub struct ExportOptions {
     pub keep_reduce: bool,
     /// float16 inside of the file.
     pub half: bool,
+    /// Whom the file is for.
+    pub target: Target,
     /// Eight bits inside of the file.
     pub int8: Option<Int8>,
     pub validate: bool,
     pub adapter: AdapterChoice,
     pub samples: usize,
+}
+
+impl ExportOptions {
+    /// Whether the options fit each other.
+    ///
+    /// # Errors
+    /// The flags that do not.
+    pub fn check(&self) -> Result<()> {
+        if self.target == Target::Candle && self.int8.is_some() {
+            bail!("--int8 with --target candle: candle has no quantised operators; leave one of the two out");
+        }
+        Ok(self.write_options().check()?)
+    }
+
+    fn write_options(&self) -> WriteOptions {
+        WriteOptions {
+            opset: self.opset,
+            static_batch: self.static_batch,
+            half: self.half,
+            target: self.target,
+            ..WriteOptions::default()
+        }
+    }
+
+    /// The passes between the training graph and the file.
+    fn passes(&self) -> Vec<Pass> {
+        let passes = if self.keep_bn { EXPORT_KEEP_BN } else { EXPORT };
+        let kept = |pass: &&Pass| !(self.keep_reduce && pass.name == MERGE_REDUCE.name);
+        passes.iter().filter(kept).copied().collect()
+    }
+}
+
+/// Whether a network like `model`, the training graph, has a form in the file that `options` ask for.
+///
+/// # Errors
+/// The first node that has none.
+pub fn check_form(model: &Verified<Model>, options: &ExportOptions) -> Result<()> {
+    if options.target == Target::Candle {
+        let (exported, _) = apply(&options.passes(), model.clone())?;
+        onnx::write(&exported, &options.write_options())?;
+    }
+    Ok(())
 }
 
 /// What came of the export.
@@ -100,10 +144,7 @@ pub fn export(
     console: &Console,
 ) -> Result<Exported> {
     let options = &plan.export;
-    let passes = if options.keep_bn { EXPORT_KEEP_BN } else { EXPORT };
-    let kept = |pass: &&Pass| !(options.keep_reduce && pass.name == MERGE_REDUCE.name);
-    let passes: Vec<Pass> = passes.iter().filter(kept).copied().collect();
-    let (exported, applied) = apply(&passes, model.clone())?;
+    let (exported, applied) = apply(&options.passes(), model.clone())?;
     for done in applied {
         console.detail(format_args!("pass {}: {} rewrites, {} nodes", done.pass, done.rewrites, done.nodes));
     }
@@ -116,13 +157,7 @@ pub fn export(
     };
     let metadata = info(plan, network, top1, int8.as_ref())?.to_metadata();
     let exported = verify(Model { metadata, ..exported.into_inner() })?;
-    let write = WriteOptions {
-        opset: options.opset,
-        static_batch: options.static_batch,
-        half: options.half,
-        ..WriteOptions::default()
-    };
-    let bytes = onnx::write(&exported, &write)?;
+    let bytes = onnx::write(&exported, &options.write_options())?;
     save(plan.onnx, &bytes)?;
     console.message(format_args!("{} written, {:.1} MB", plan.onnx.display(), bytes.len() as f64 / 1e6));
 

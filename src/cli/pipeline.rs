@@ -17,6 +17,7 @@ use super::progress::Console;
 use super::search::{SearchPlan, SearchReport, search_stage};
 use super::stage::{self, RunOptions};
 use super::stop::Stop;
+use crate::onnx::Target;
 use crate::runtime::AdapterChoice;
 use crate::search::config::SearchConfig;
 use crate::train::checkpoint::{CheckpointError, is_begun, is_unfinished};
@@ -123,6 +124,7 @@ pub fn run(args: &PipelineArgs, common: &Common, console: &Console) -> Result<Ve
             keep_bn: false,
             keep_reduce: false,
             half: false,
+            target: Target::Onnx,
             int8: None,
             validate: true,
             adapter: args.adapter.clone().unwrap_or_default(),

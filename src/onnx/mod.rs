@@ -19,7 +19,7 @@ mod tests;
 
 pub use metadata::ModelInfo;
 pub use read::{ExternalFiles, read, read_tensor, read_with_files};
-pub use write::{WriteOptions, write};
+pub use write::{Target, WriteOptions, write};
 
 use crate::ir::IrError;
 

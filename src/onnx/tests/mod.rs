@@ -1,5 +1,6 @@
 //! Tests of writer and reader: what they share is the sample model here, which holds every op that is written.
 
+mod candle;
 mod external;
 mod file;
 mod foreign;

@@ -1,7 +1,7 @@
 //! The writer: a verified model as the bytes of an ONNX file.
 //!
 //! Takes a [`Verified`] model and [`WriteOptions`]; gives bytes that depend on nothing else. Which nodes an op becomes is
-//! in `node`, eight bits are in `quantized`, what a name becomes in `names`, constants in `tensor`. Optimising the graph first
+//! in `node`, eight bits are in `quantized`, what candle needs is in `candle`, what a name becomes in `names`, constants in `tensor`. Optimising the graph first
 //! (folding batch norms, dropping the auxiliary head) is left to the passes; nodes and parameters that no output depends on are
 //! not written.
 //!
@@ -9,6 +9,7 @@
 //! an initialiser, the shape of every value recorded, no shape arithmetic. The graph is the last field of the file, which
 //! protobuf allows, so that a file cut short anywhere is recognised as such.
 
+mod candle;
 mod imported;
 mod names;
 mod node;
@@ -19,6 +20,7 @@ use std::collections::HashMap;
 
 use prost::Message;
 
+pub use self::candle::Target;
 use self::names::Names;
 use super::proto::{
     Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
@@ -36,6 +38,8 @@ pub struct WriteOptions {
     pub static_batch: Option<usize>,
     /// Weights and arithmetic in float16; inputs and outputs stay float32.
     pub half: bool,
+    /// Whom the file is for.
+    pub target: Target,
     /// The version of the program in the file's header.
     pub producer_version: String,
 }
@@ -43,7 +47,44 @@ pub struct WriteOptions {
 impl Default for WriteOptions {
     /// Opset 17, any batch, float32, this crate's version.
     fn default() -> Self {
-        Self { opset: 17, static_batch: None, half: false, producer_version: env!("CARGO_PKG_VERSION").into() }
+        Self {
+            opset: 17,
+            static_batch: None,
+            half: false,
+            target: Target::Onnx,
+            producer_version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+}
+
+impl WriteOptions {
+    /// Whether the options fit each other, whatever the model.
+    ///
+    /// # Errors
+    /// The first one that does not, as on the command line.
+    pub fn check(&self) -> Result<(), OnnxError> {
+        let refuse = |option, got: &str, why: &str| Err(OnnxError::Option { option, got: got.into(), why: why.into() });
+        let opset = self.opset.to_string();
+        if !(13..=22).contains(&self.opset) {
+            return refuse("--opset", &opset, "the operator sets written are 13 to 22");
+        }
+        if self.static_batch == Some(0) {
+            return refuse("--static-batch", "0", "a static batch is at least 1");
+        }
+        match self.target {
+            Target::Onnx => Ok(()),
+            Target::Candle if self.half => refuse(
+                "--fp16",
+                "with --target candle",
+                "candle's Gemm multiplies float32 only; leave one of the two out",
+            ),
+            Target::Candle if self.opset > 17 => {
+                let why =
+                    "--target candle writes ReduceMean with its axes as attribute, which opset 18 ended; give 13 to 17";
+                refuse("--opset", &opset, why)
+            }
+            Target::Candle => Ok(()),
+        }
     }
 }
 
@@ -53,14 +94,7 @@ impl Default for WriteOptions {
 /// # Errors
 /// An option out of range, an op that ONNX does not have, or a name that two things would share.
 pub fn write(model: &Verified<Model>, options: &WriteOptions) -> Result<Vec<u8>, OnnxError> {
-    if !(13..=22).contains(&options.opset) {
-        let why = "the operator sets written are 13 to 22".into();
-        return Err(OnnxError::Option { option: "--opset", got: options.opset.to_string(), why });
-    }
-    if options.static_batch == Some(0) {
-        let why = "a static batch is at least 1".into();
-        return Err(OnnxError::Option { option: "--static-batch", got: "0".into(), why });
-    }
+    options.check()?;
     let graph = &model.graph;
     let roots: Vec<ValueId> = graph.outputs.iter().map(|o| o.value).collect();
     let live = graph.reaching(&roots);

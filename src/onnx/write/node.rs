@@ -4,6 +4,7 @@
 //! a convolution carries become nodes of their own; one per value, however many convolutions read it.
 
 use super::Writer;
+use super::candle::Target;
 use super::imported::translate;
 use crate::ir::{Imported, Node, Op, Range, Shape, ValueId, Window};
 use crate::onnx::OnnxError;
@@ -20,7 +21,13 @@ impl Writer<'_> {
             let relu = matches!(node.op, Op::Conv { relu_in: true, .. });
             input.push(if relu { self.relu_of(value) } else { self.name(value) });
         }
-        let made = if is_identity(&node.op) {
+        let candle = match self.options.target {
+            Target::Onnx => None,
+            Target::Candle => self.for_candle(node, &input)?,
+        };
+        let made = if let Some(made) = candle {
+            made
+        } else if is_identity(&node.op) {
             self.name(node.inputs[0])
         } else if let Op::Imported(Imported::Constant(value)) = node.op {
             self.param(value)?
@@ -212,13 +219,14 @@ pub(super) fn float(name: &str, value: f32) -> AttributeProto {
     AttributeProto { name: name.into(), r#type: attribute_type::FLOAT, f: Some(value), ..AttributeProto::default() }
 }
 
-fn text(name: &str, value: &str) -> AttributeProto {
+/// A text attribute.
+pub(super) fn text(name: &str, value: &str) -> AttributeProto {
     let s = Some(value.as_bytes().to_vec());
     AttributeProto { name: name.into(), r#type: attribute_type::STRING, s, ..AttributeProto::default() }
 }
 
 /// The attributes that convolution and pooling share.
-fn sliding(window: &Window) -> [AttributeProto; 3] {
+pub(super) fn sliding(window: &Window) -> [AttributeProto; 3] {
     [ints("kernel_shape", window.kernel), ints("pads", window.padding), ints("strides", window.stride)]
 }
 

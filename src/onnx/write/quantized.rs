@@ -5,7 +5,7 @@
 //! output channel, int32 biases whose scales are the products of the two. A code of the IR is written with 128 added: on x86
 //! onnxruntime makes int8 values uint8 where one node reads them, and then leaves every node between the two kinds in float.
 
-use super::{Writer, node, tensor};
+use super::{Target, Writer, node, tensor};
 use crate::ir::{Grid, Node, ParamId, Shape, Width};
 use crate::onnx::OnnxError;
 use crate::onnx::proto::{TensorProto, data_type};
@@ -13,7 +13,7 @@ use crate::onnx::proto::{TensorProto, data_type};
 impl Writer<'_> {
     /// Writes the QuantizeLinear of `node`, which reads `input`; afterwards `input` is what its DequantizeLinear reads.
     pub(super) fn quantize(&mut self, node: &Node, grid: Grid, input: &mut Vec<String>) -> Result<(), OnnxError> {
-        self.check_float32(&node.name, "QuantizeLinear")?;
+        self.check_quantized(&node.name, "QuantizeLinear")?;
         let shape = self.model.graph.shape(node.output).clone();
         let arguments = [self.scalar(grid.scale)?, self.zero_point(grid.zero_point)];
         input.extend(arguments.clone());
@@ -36,7 +36,7 @@ impl Writer<'_> {
         if let Some(known) = self.dequantized.get(&id) {
             return Ok(known.clone());
         }
-        self.check_float32(&param.name, "DequantizeLinear")?;
+        self.check_quantized(&param.name, "DequantizeLinear")?;
         let made = self.names.value(&format!("{}/dequantized", param.name));
         let zeros = self.zeros(codes.width, codes.scales.len());
         let scales = self.scales.get(&id).cloned().unwrap_or_default();
@@ -79,11 +79,12 @@ impl Writer<'_> {
         self.shared(&format!("uint8_{byte}"), tensor::tensor("", &[], data_type::UINT8, vec![byte]))
     }
 
-    fn check_float32(&self, node: &str, op: &str) -> Result<(), OnnxError> {
-        if !self.options.half {
-            return Ok(());
-        }
-        let why = "a quantised model has no float16 form; write it without --fp16".into();
-        Err(OnnxError::Unsupported { node: node.into(), op: op.into(), why })
+    fn check_quantized(&self, node: &str, op: &str) -> Result<(), OnnxError> {
+        let why = match self.options.target {
+            Target::Candle => "candle has no quantised operators; leave out --int8, or --target candle",
+            Target::Onnx if self.options.half => "a quantised model has no float16 form; write it without --fp16",
+            Target::Onnx => return Ok(()),
+        };
+        Err(OnnxError::Unsupported { node: node.into(), op: op.into(), why: why.into() })
     }
 }
