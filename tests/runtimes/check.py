@@ -3,213 +3,80 @@
 The outputs of onnxruntime without graph optimisation are what the others are compared with, relative to the spread of the
 logits between images.
 Networks: the shipped genotypes as CIFAR (20 cells, 36 channels, 32x32) and ImageNet networks (14 cells, 48 channels,
-224x224), and random genotypes as small ones, all with seeded weights; for int8 all as small ones, calibrated on the built-in
-images and compared with our own logits of the quantised network. The exit status is 1 if a runtime that must load a
-model does not, or differs by more than its tolerance.
+224x224), and random genotypes as small ones, all with seeded weights; for burn, which compiles each, all as small ones; for
+int8 as well, calibrated on the built-in images and compared with our own logits of the quantised network. With `--results`
+every outcome is kept in a file, what it holds is not run again, and the table is of all that it holds. The exit status is 1
+if a runtime that must load a model does not, or differs by more than its tolerance; a network that has no form for candle
+is counted apart.
 """
 
 import argparse
 import json
-import random
-import re
+import os
 import subprocess
 import sys
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
-from safetensors.numpy import load_file, save_file
+from networks import SMALL, build, export, images, networks, weights
+from runtimes import BURN, PACKAGES, Session, rows
+from safetensors.numpy import load_file
 
-SHIPPED = ["DARTS_V1", "DARTS_V2", "PC_DARTS_cifar", "PC_DARTS_image", "NASNet", "AmoebaNet"]
-# What a random genotype chooses from.
-PRIMITIVES = [
-    "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "dil_conv_3x3",
-    "dil_conv_5x5", "conv_7x1_1x7",
-]  # fmt: skip
-TOLERANCE = 1e-3
-# float16 has 11 bits; the error grows with the depth.
-TOLERANCE_HALF = 5e-2
 # In int8 a number in the middle between two codes becomes either: largest and mean difference, and classes that agree.
 TOLERANCE_INT8, MEAN_INT8, SAME_INT8 = 5e-2, 1e-2, 0.98
-INT8 = "onnxruntime, CPU, `--int8`"
+INT8 = "onnxruntime, CPU, `--int8` (5 cells, 8 channels)"
+FORMAT = "onnx.checker, strict shape inference, onnxsim"
 # Logits must vary between images by this share of the largest one.
 MIN_SPREAD = 0.01
 
 
-class Session:
-    """onnxruntime on the CPU."""
+class Network:
+    """One network: its exported variants, its images, and what the reference computes."""
 
-    def __init__(self, path, optimise=True):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 2
-        if not optimise:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    def __init__(self, options, name, genotype, flags):
+        self.options, self.name, self.genotype, self.flags = options, name, genotype, flags
+        self.made, self.references = {}, {}
 
-    def __call__(self, images):
-        return self.session.run(["logits"], {"input": images})[0]
+    def model(self, variant):
+        """The path of the exported model; raises if there is none."""
+        if variant not in self.made:
+            self.made[variant] = self.export(variant)
+        return self.made[variant]
 
+    def export(self, variant):
+        more = {"plain": [], "fp16": ["--fp16"], "candle": ["--target", "candle"], "small": []}[variant]
+        flags = self.flags
+        if variant == "small":
+            flags = flags if flags == SMALL else [*flags, *SMALL]
+        key = "small" if variant == "small" else "full"
+        if key not in self.made:
+            self.made[key] = weights(self.options, f"{self.name}-{key}", self.genotype, *flags)
+        return export(self.options, f"{self.name}-{variant}", self.genotype, *flags, "--weights", self.made[key], *more)
 
-class OpenCV:
-    def __init__(self, path):
-        import cv2
-
-        self.net = cv2.dnn.readNetFromONNX(str(path))
-
-    def __call__(self, images):
-        self.net.setInput(images)
-        return self.net.forward()
-
-
-class OpenVINO:
-    def __init__(self, path):
-        import openvino
-
-        # On the CPU it may choose bfloat16 by itself.
-        self.model = openvino.compile_model(openvino.Core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    def __call__(self, images):
-        return self.model(images)[0]
-
-
-class Ncnn:
-    """Through pnnx, for one image at a time: ncnn has no batches."""
-
-    def __init__(self, path):
-        import ncnn
-
-        shape = [d.dim_value or 1 for d in onnx.load(path).graph.input[0].type.tensor_type.shape.dim]
-        self.folder = tempfile.TemporaryDirectory()
-        copy = Path(self.folder.name) / "m.onnx"
-        copy.write_bytes(Path(path).read_bytes())
-        # The package ships a program and puts it beside the interpreter.
-        program = Path(sys.executable).with_name("pnnx")
-        command = [str(program), str(copy), "inputshape=[" + ",".join(map(str, shape)) + "]", "fp16=0"]
-        done = subprocess.run(command, cwd=self.folder.name, capture_output=True, text=True)
-        param = copy.with_name("m.ncnn.param")
-        if done.returncode or not param.exists():
-            raise RuntimeError("pnnx: " + (done.stderr.strip().splitlines() or ["no output"])[-1])
-        self.ncnn, self.net = ncnn, ncnn.Net()
-        self.net.opt.use_fp16_packed = self.net.opt.use_fp16_storage = self.net.opt.use_fp16_arithmetic = False
-        self.net.opt.use_bf16_storage = False
-        if self.net.load_param(str(param)) or self.net.load_model(str(param.with_suffix(".bin"))):
-            raise RuntimeError("ncnn does not load what pnnx wrote")
-
-    def __call__(self, images):
-        rows = []
-        for image in images:
-            with self.net.create_extractor() as run:
-                run.input("in0", self.ncnn.Mat(np.ascontiguousarray(image)))
-                rows.append(np.array(run.extract("out0")[1]).reshape(-1))
-        return np.stack(rows)
-
-
-class Tract:
-    """The program of examples/tract, which compares by itself."""
-
-    def __init__(self, path, program):
-        self.path, self.program = path, program
-
-    def difference(self, batch, want):
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "expected.safetensors"
-            save_file({"images": batch, "logits": want}, file)
-            done = subprocess.run([self.program, self.path, "--expect", file], capture_output=True, text=True)
-        found = re.search(r"largest difference (\S+?),?\s", done.stdout + " ")
-        if not found:
-            raise RuntimeError((done.stderr.strip().splitlines() or ["it fails without a message"])[-1])
-        return float(found[1])
-
-
-class Program:
-    """A program that reads and writes raw float32 files."""
-
-    def __init__(self, path, command):
-        self.path, self.command = path, command
-
-    def __call__(self, images):
-        with tempfile.TemporaryDirectory() as folder:
-            given, got = Path(folder) / "in", Path(folder) / "out"
-            given.write_bytes(images.tobytes())
-            arguments = [*self.command, str(self.path), str(given), str(got), *map(str, images.shape)]
-            done = subprocess.run(arguments, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError((done.stderr.strip().splitlines() or ["it fails without a message"])[-1])
-            return np.frombuffer(got.read_bytes(), np.float32).reshape(len(images), -1)
-
-
-def images(count, size):
-    """Seeded pictures [count, 3, H, W]: waves of some frequency and colour over noise, so that no two are alike on average."""
-    choose = np.random.default_rng(count)
-    _, height, width = size
-    y, x = np.mgrid[0:height, 0:width] / height
-    drawn = []
-    for _ in range(count):
-        waves = np.sin(2 * np.pi * (choose.uniform(-4, 4) * y + choose.uniform(-4, 4) * x) + choose.uniform(0, 6))
-        colour = choose.normal(0, 1, (3, 1, 1))
-        drawn.append(colour + choose.normal(0, 1, (3, 1, 1)) * waves + 0.3 * choose.standard_normal(size))
-    return np.stack(drawn).astype(np.float32)
-
-
-def random_genotype(seed):
-    choose = random.Random(seed)
-
-    def cell():
-        nodes = []
-        for node in range(4):
-            places = choose.sample(range(node + 2), 2)
-            nodes.append([[choose.choice(PRIMITIVES), place] for place in sorted(places)])
-        return [edge for edges in nodes for edge in edges]
-
-    def literal(edges):
-        return "[" + ", ".join(f"('{name}', {place})" for name, place in edges) + "]"
-
-    normal, reduce = cell(), cell()
-    concat = "range(2, 6)"
-    return (
-        f"random_{seed} = Genotype(normal={literal(normal)}, normal_concat={concat}, "
-        f"reduce={literal(reduce)}, reduce_concat={concat})\n"
-    )
-
-
-def build(options, genotype, out, *flags):
-    command = [options.binary, "build", genotype, "--epochs", "0", "--no-validate", "--json", "-q", "--out", out, *flags]
-    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
-
-
-def weights(options, name, genotype, *flags):
-    """Seeded weights that let a signal through. With the starting ones it fades within a few cells, and the logits are the
-    classifier's bias, on which every program agrees whatever it computes."""
-    folder = options.work / "models" / name
-    build(options, genotype, folder, *flags)
-    file = folder / "weights.safetensors"
-    tensors = load_file(file)
-    choose = np.random.default_rng(0)
-    for key, tensor in tensors.items():
-        if key.endswith("classifier.bias"):
-            tensor[:] = 0
-        elif "norm" in key and key.endswith(".weight"):
-            # What ReLU and convolutions take away; two edges are added in a node.
-            tensor[:] = (2.0 if "preprocess" in key else 3.0) * choose.uniform(0.8, 1.2, tensor.shape)
-        elif "norm" in key and key.endswith((".bias", ".running_mean")):
-            tensor[:] = choose.normal(0, 0.05, tensor.shape)
-    save_file(tensors, file)
-    return file
-
-
-def export(options, name, genotype, *flags):
-    path = options.work / "models" / f"{name}.onnx"
-    build(options, genotype, path, *flags)
-    return path
+    def reference(self, variant):
+        """Batches, the logits of each, and how far the logits of one class are apart for different images: the rest does
+        not depend on the image."""
+        variant = "small" if variant == "small" else "plain"
+        if variant not in self.references:
+            path = self.model(variant)
+            session = Session(path, optimise=False)
+            size = [d.dim_value for d in onnx.load(path).graph.input[0].type.tensor_type.shape.dim][1:]
+            batches = [images(count, size) for count in (1, 7)]
+            expected = [session(batch) for batch in batches]
+            spread = float((expected[1].max(0) - expected[1].min(0)).max())
+            largest = float(np.abs(expected[1]).max())
+            if not spread > MIN_SPREAD * largest:
+                raise SystemExit(f"{self.name}: logits up to {largest:.1e} that vary by {spread:.1e}: they would tell nothing")
+            self.references[variant] = batches, expected, spread
+        return self.references[variant]
 
 
 def int8(options, name, genotype):
     """A small quantised network, calibrated on the built-in images, in onnxruntime: the largest difference from our logits,
     of their spread. Raises if too much differs."""
-    small = ["--preset", "quick", "--cells", "5", "--channels", "8"]
+    small = ["--preset", "quick", *SMALL]
     file = weights(options, f"{name}-int8", genotype, *small)
     folder = options.work / "models" / f"{name}-int8"
     command = [options.binary, "build", genotype, *small, "--epochs", "0", "--weights", file, "--int8", "--json", "-q"]
@@ -228,21 +95,6 @@ def int8(options, name, genotype):
             raise RuntimeError(f"it differs by {apart.max():.1e}, {apart.mean():.1e} on average, {same:.3f} of the classes agree")
         worst = max(worst, float(apart.max()))
     return worst
-
-
-def networks(options):
-    """Name, the path of the float32 model, and the flags that it was exported with."""
-    found = []
-    for genotype in SHIPPED:
-        found.append((f"{genotype}-cifar", genotype, ["--network", "cifar"]))
-    if not options.cifar_only:
-        for genotype in SHIPPED:
-            found.append((f"{genotype}-imagenet", genotype, ["--network", "imagenet"]))
-    for seed in range(options.random):
-        path = options.work / f"random_{seed}.py"
-        path.write_text(random_genotype(seed))
-        found.append((f"random_{seed}", path, ["--cells", "5", "--channels", "8"]))
-    return found
 
 
 def format_checks(path):
@@ -268,80 +120,100 @@ def difference(run, batch, want):
     return float(np.abs(got - want).max())
 
 
+def outcome(network, row, table):
+    """What came of one network in one row: `difference`, and `why` or `refused` if it is not as it should be."""
+    try:
+        if row == FORMAT:
+            format_checks(network.model("plain"))
+            return {"difference": 0.0}
+        if row == INT8:
+            return {"difference": int8(network.options, network.name, network.genotype)}
+        _, runtime, tolerance, variant = table[row]
+        batches, expected, spread = network.reference(variant)
+        try:
+            path = network.model(variant)
+        except RuntimeError as error:
+            if variant != "candle":
+                raise
+            return {"refused": str(error).splitlines()[-1]}
+        run = runtime(path)
+        worst = max(difference(run, batch, want) / spread for batch, want in zip(batches, expected))
+        # Written so that a NaN does not agree.
+        return {"difference": worst} if worst <= tolerance else {"difference": worst, "why": f"it differs by {worst:.1e}"}
+    except Exception as error:
+        return {"why": str(error).strip().splitlines()[0] if str(error).strip() else repr(error)}
+
+
+def compile_burn(options, chosen):
+    """burn-onnx makes source code of models, so that all are compiled into one program."""
+    models = [str(network.model("small").resolve()) for network in chosen]
+    command = ["cargo", "build", "--release", "--locked", "-q", "--manifest-path", str(PACKAGES["burn"][0] / "Cargo.toml")]
+    command += ["--target-dir", str(options.work / "programs" / "burn")]
+    subprocess.run(command, check=True, env={**os.environ, "IDARTS_MODELS": os.pathsep.join(models)})
+
+
+def print_table(results):
+    print("| program | version | loads and agrees | largest difference, of the logits' spread |\n|---|---|---|---|")
+    failures = []
+    for row, entry in results.items():
+        outcomes = entry["networks"]
+        tried = {name: found for name, found in outcomes.items() if "refused" not in found}
+        good = [found["difference"] for found in tried.values() if "why" not in found]
+        apart = len(outcomes) - len(tried)
+        count = f"{len(good)} of {len(tried)}" + (f", {apart} have no such form" if apart else "")
+        worst = "-" if row == FORMAT else f"{max(good, default=0.0):.1e}"
+        print(f"| {row} | {entry['version']} | {count} | {worst} |")
+        failures += [(row, name, found.get("why") or f"not written: {found['refused']}") for name, found in outcomes.items()
+                     if "why" in found or "refused" in found]
+    for row, name, why in failures:
+        print(f"{row}: {name}: {why}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--networks", default="cifar,imagenet,random", help="groups of networks (default %(default)s)")
+    parser.add_argument("--match", default="", metavar="TEXT", help="only networks whose names hold this")
     parser.add_argument("--random", type=int, default=20, help="how many random genotypes (default %(default)s)")
-    parser.add_argument("--cifar-only", action="store_true", help="leave the ImageNet networks out")
-    parser.add_argument("--tract", type=Path, help="the program of examples/tract; left out without it")
+    parser.add_argument("--rows", default="", metavar="TEXT", help="only rows of the table whose names hold this")
+    parser.add_argument("--without", default="\n", metavar="TEXT", help="no rows whose names hold this")
+    parser.add_argument("--results", type=Path, metavar="FILE.json", help="keep outcomes here and go on from them")
+    parser.add_argument("--table", action="store_true", help="run nothing, print the table of --results")
     options = parser.parse_args()
-    options.binary = options.binary.resolve()
+    options.binary, options.work = options.binary.resolve(), options.work.resolve()
 
-    web = ["node", str(options.work.resolve() / "web.mjs")]
-    web_version = json.loads((options.work / "node_modules/onnxruntime-web/package.json").read_text())["version"]
-    rows = {
-        "onnxruntime, CPU": (version("onnxruntime"), Session, TOLERANCE, []),
-        "onnxruntime, CPU, `--fp16`": (version("onnxruntime"), Session, TOLERANCE_HALF, ["--fp16"]),
-        "onnxruntime-web, WebAssembly": (web_version, lambda path: Program(path, web), TOLERANCE, []),
-        "OpenCV DNN": (version("opencv-python-headless"), OpenCV, TOLERANCE, []),
-        "OpenVINO, CPU": (version("openvino"), OpenVINO, TOLERANCE, []),
-        "ncnn, through pnnx": (f"{version('ncnn')}, {version('pnnx')}", Ncnn, TOLERANCE, []),
-    }
-    if options.tract:
-        lock = Path(__file__).parents[2] / "examples" / "tract" / "Cargo.lock"
-        release = re.search(r'name = "tract-onnx"\nversion = "(.+?)"', lock.read_text())[1]
-        rows["tract"] = (release, lambda path: Tract(path, options.tract.resolve()), TOLERANCE, [])
-    results = {row: [] for row in rows}
-    results[INT8] = []
-    results["onnx.checker, strict shape inference, onnxsim"] = []
-    for name, genotype, flags in networks(options):
-        flags = [*flags, "--weights", weights(options, name, genotype, *flags)]
-        plain = export(options, name, genotype, *flags)
-        half = export(options, f"{name}-fp16", genotype, *flags, "--fp16")
-        reference = Session(plain, optimise=False)
-        size = [d.dim_value for d in onnx.load(plain).graph.input[0].type.tensor_type.shape.dim][1:]
-        batches = [images(count, size) for count in (1, 7)]
-        expected = [reference(batch) for batch in batches]
-        # How far the logits of one class are apart for different images: the rest does not depend on the image.
-        spread = float((expected[1].max(0) - expected[1].min(0)).max())
-        largest = float(np.abs(expected[1]).max())
-        if not spread > MIN_SPREAD * largest:
-            raise RuntimeError(f"{name}: logits up to {largest:.1e} that vary by {spread:.1e}: they would tell nothing")
-        try:
-            format_checks(plain)
-            results["onnx.checker, strict shape inference, onnxsim"].append((name, 0.0, ""))
-        except Exception as error:
-            results["onnx.checker, strict shape inference, onnxsim"].append((name, None, str(error)))
-        if not name.endswith("-imagenet"):
-            try:
-                results[INT8].append((name, int8(options, name, genotype), ""))
-            except Exception as error:
-                results[INT8].append((name, None, str(error)))
-        for row, (_, runtime, tolerance, variant) in rows.items():
-            try:
-                run = runtime(half if variant else plain)
-                worst = 0.0
-                for batch, want in zip(batches, expected):
-                    worst = max(worst, difference(run, batch, want) / spread)
-                # Written so that a NaN does not agree.
-                why = "" if worst <= tolerance else f"it differs by {worst:.1e}"
-                results[row].append((name, worst, why))
-            except Exception as error:
-                results[row].append((name, None, str(error).strip().splitlines()[0] if str(error) else repr(error)))
-            print(f"{name}: {row}: {results[row][-1][1:]}", file=sys.stderr)
+    kept = options.results and options.results.exists()
+    results = json.loads(options.results.read_text()) if kept else {}
+    table = rows(options.work)
+    versions = {row: entry[0] for row, entry in table.items()}
+    versions |= {INT8: version("onnxruntime"), FORMAT: f"{version('onnx')}, {version('onnxsim')}"}
+    chosen = [Network(options, *network) for network in networks(options)]
 
-    print("| program | version | loads and agrees | largest difference, of the logits' spread |\n|---|---|---|---|")
-    for row, outcomes in results.items():
-        good = [outcome for outcome in outcomes if not outcome[2]]
-        worst = max((outcome[1] for outcome in good), default=0.0)
-        release = rows[row][0] if row in rows else f"{version('onnx')}, {version('onnxsim')}"
-        release = version("onnxruntime") if row == INT8 else release
-        print(f"| {row} | {release} | {len(good)} of {len(outcomes)} | {f'{worst:.1e}' if row in rows or row == INT8 else '-'} |")
-    failures = [(row, *outcome) for row, outcomes in results.items() for outcome in outcomes if outcome[2]]
-    for row, name, _, why in failures:
-        print(f"{row}: {name}: {why}")
-    return 1 if failures else 0
+    def wanted(row, network):
+        if options.table or options.rows not in row or options.without in row:
+            return False
+        # Of large images the program for burn would be large, and int8 is small by itself.
+        if network.name.endswith("-imagenet") and row in (INT8, BURN):
+            return False
+        return network.name not in results.get(row, {}).get("networks", {})
+
+    burn = [network for network in chosen if wanted(BURN, network)]
+    if burn:
+        compile_burn(options, burn)
+    for network in chosen:
+        for row in versions:
+            if not wanted(row, network):
+                continue
+            found = outcome(network, row, table)
+            entry = results.setdefault(row, {"version": versions[row], "networks": {}})
+            entry["version"], entry["networks"][network.name] = versions[row], found
+            print(f"{network.name}: {row}: {found}", file=sys.stderr, flush=True)
+            if options.results:
+                options.results.write_text(json.dumps(results, indent=1))
+    ordered = {row: results[row] for row in [*versions, *results] if row in results}
+    print_table(ordered)
+    return 1 if any("why" in found for entry in ordered.values() for found in entry["networks"].values()) else 0
 
 
 if __name__ == "__main__":
