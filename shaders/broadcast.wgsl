@@ -1,7 +1,7 @@
 // y = a + b or a * b, where a and b are spread over the shape of y.
 //
-// Layout      element (i0, i1, i2, i3) of y, row-major, is made of a[sum i * a_stride] and b[sum i * b_stride]; a stride
-//             of 0 spreads one element along the axis.
+// Layout      element (i0, i1, i2, i3) of y, row-major, is made of a[sum i * a_stride] and b[sum i * b_stride]; a
+//             stride of 0 spreads one element along the axis.
 // Bindings    0 sizes, 1 a, 2 b, 3 y.
 // Workgroup   64 threads; a thread makes one element. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.

@@ -45,7 +45,7 @@ impl<'a> Reader<'a> {
             "ConstantOfShape" => return self.filled(view).map(|()| None),
             "Unsqueeze" => return self.unsqueeze(view).map(|()| None),
             "Pad" => return self.pad(view).map(Some),
-            "Reshape" => return self.reshape(view).map(Some),
+            "Reshape" => return self.reshape(view),
             "Add" => self.elementwise(view, Arithmetic::Add)?,
             "AveragePool" => self.average_pool(view)?,
             "BatchNormalization" => self.batch_norm(view)?,

@@ -39,10 +39,26 @@ impl<'a> Reader<'a> {
     }
 
     /// Reshape by a constant, if it flattens images to rows, changes nothing, or begins a channel shuffle. Gives the name of
-    /// the final result too.
-    pub(super) fn reshape(&mut self, view: &View<'a>) -> Result<Made<'a>, OnnxError> {
+    /// the final result too; nothing for a constant, which becomes another.
+    pub(super) fn reshape(&mut self, view: &View<'a>) -> Result<Option<Made<'a>>, OnnxError> {
         view.at_most(2)?;
         view.only(&["allowzero"])?;
+        let name = view.input(0)?;
+        if self.constants.contains(name) && !self.values.contains_key(name) {
+            return self.reshape_constant(view, name).map(|()| None);
+        }
+        self.reshape_value(view).map(Some)
+    }
+
+    fn reshape_constant(&mut self, view: &View<'a>, name: &str) -> Result<(), OnnxError> {
+        let (dims, target) = (self.constants.dims(view, name)?, self.known(view, view.input(1)?)?);
+        let keep_zero = view.int("allowzero", 0)? != 0;
+        let shape = sizes_of(&dims, &target, keep_zero)
+            .ok_or_else(|| view.error(format!("`{name}` of sizes {dims:?} has no form of sizes {target:?}")))?;
+        self.constants.reshaped(view, view.output()?, name, &shape)
+    }
+
+    fn reshape_value(&mut self, view: &View<'a>) -> Result<Made<'a>, OnnxError> {
         let x = self.variable(view, 0)?;
         let target = self.numbers(view, view.input(1)?)?;
         let shape = self.builder.shape(x);
@@ -200,6 +216,30 @@ pub(super) fn range(axis: usize, size: usize, bounds: &Bounds) -> Range {
         return Range { axis, start: 0, len: 0, step: 1 };
     }
     Range { axis, start: start as usize, len: len as usize, step: step as isize }
+}
+
+/// The sizes that reshaping a constant of `dims` to `target` gives; nothing if its elements do not fit them.
+fn sizes_of(dims: &[usize], target: &[i64], keep_zero: bool) -> Option<Vec<usize>> {
+    let count: usize = dims.iter().product();
+    let mut sizes = Vec::with_capacity(target.len());
+    for (i, size) in target.iter().enumerate() {
+        sizes.push(match size {
+            // What is left, once the others are known.
+            -1 => 1,
+            0 if !keep_zero => *dims.get(i)?,
+            size => usize::try_from(*size).ok()?,
+        });
+    }
+    let known = sizes.iter().try_fold(1usize, |product, size| product.checked_mul(*size))?;
+    let mut open = target.iter().zip(&mut sizes).filter(|(target, _)| **target == -1);
+    match (open.next(), open.next()) {
+        (None, _) => (known == count).then_some(sizes),
+        (Some((_, rest)), None) if known > 0 && count.is_multiple_of(known) => {
+            *rest = count / known;
+            Some(sizes)
+        }
+        _ => None,
+    }
 }
 
 /// Whether reshaping `from` to `target` gives `wanted`. 0 in a target keeps the dimension, -1 takes what is left.

@@ -50,6 +50,16 @@ fn sums_and_products_spread_values_and_constants() {
 }
 
 #[test]
+fn a_constant_of_other_sizes_is_a_constant() {
+    let nodes = || vec![node("Reshape", "w t", "b", vec![]), node("Add", "x b", "y", vec![])];
+    let read = |target: &[i64]| lines(&file(nodes(), vec![floats("w", &[2, 2]), longs("t", target)]));
+    assert_eq!(read(&[-1, 1, 1]), ["[4, 1, 1] = constant() {@b}", "[N, 4, 6, 6] = broadcast_add(%x, %b/value)"]);
+    let odd = bytes(&file(nodes(), vec![floats("w", &[2, 2]), longs("t", &[3, -1])]));
+    let error = crate::onnx::read(&odd, "test.onnx").unwrap_err().to_string();
+    assert!(error.contains("`w` of sizes [2, 2] has no form of sizes [3, -1]"), "{error}");
+}
+
+#[test]
 fn sums_of_several_are_sums_of_two() {
     let sum = |inputs: &str| one("Sum", inputs, vec![], vec![]);
     assert_eq!(sum("x x"), ["[N, 4, 6, 6] = add(%x, %x)"]);
