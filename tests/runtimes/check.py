@@ -176,8 +176,8 @@ def main():
     parser.add_argument("--networks", default="cifar,imagenet,random", help="groups of networks (default %(default)s)")
     parser.add_argument("--match", default="", metavar="TEXT", help="only networks whose names hold this")
     parser.add_argument("--random", type=int, default=20, help="how many random genotypes (default %(default)s)")
-    parser.add_argument("--rows", default="", metavar="TEXT", help="only rows of the table whose names hold this")
-    parser.add_argument("--without", default="\n", metavar="TEXT", help="no rows whose names hold this")
+    parser.add_argument("--rows", action="append", metavar="TEXT", help="only rows of the table whose names hold this (or another)")
+    parser.add_argument("--without", action="append", default=[], metavar="TEXT", help="no rows whose names hold this (or another)")
     parser.add_argument("--results", type=Path, metavar="FILE.json", help="keep outcomes here and go on from them")
     parser.add_argument("--table", action="store_true", help="run nothing, print the table of --results")
     options = parser.parse_args()
@@ -191,7 +191,8 @@ def main():
     chosen = [Network(options, *network) for network in networks(options)]
 
     def wanted(row, network):
-        if options.table or options.rows not in row or options.without in row:
+        chosen_row = not options.rows or any(text in row for text in options.rows)
+        if options.table or not chosen_row or any(text in row for text in options.without):
             return False
         # Of large images the program for burn would be large, and int8 is small by itself.
         if network.name.endswith("-imagenet") and row in (INT8, BURN):
