@@ -83,8 +83,9 @@ impl Life {
 /// Values are placed by falling size, each into the smallest buffer that is free during its whole life. As every buffer is
 /// as large as the first value in it, no buffer ever grows.
 pub fn plan(graph: &Graph, groups: &[Group], batch: usize) -> Plan {
-    let bytes: Vec<u64> = graph.values.iter().map(|v| padded_bytes(&v.shape.with_batch(batch))).collect();
-    let roots = roots(graph, &bytes, batch);
+    let exact: Vec<u64> = graph.values.iter().map(|v| exact_bytes(&v.shape.with_batch(batch))).collect();
+    let roots = roots(graph, &exact, batch);
+    let bytes: Vec<u64> = exact.into_iter().map(padded).collect();
     let lives = lives(graph, groups, &roots);
     let placed = |i: &usize| roots[*i].value.index() == *i && lives[*i].is_some();
     let mut order: Vec<(usize, Life)> = (0..bytes.len()).filter(placed).filter_map(|i| Some((i, lives[i]?))).collect();
@@ -106,9 +107,13 @@ pub fn plan(graph: &Graph, groups: &[Group], batch: usize) -> Plan {
     Plan { buffers, unshared_bytes: total(&bytes), slots, roots }
 }
 
-/// Bytes of a float32 tensor, rounded up to [`BUFFER_ALIGN`] and at least that.
-fn padded_bytes(shape: &[usize]) -> u64 {
-    let bytes = shape.iter().fold(4u64, |bytes, &n| bytes.saturating_mul(n as u64));
+/// Bytes of a float32 tensor.
+fn exact_bytes(shape: &[usize]) -> u64 {
+    shape.iter().fold(4u64, |bytes, &n| bytes.saturating_mul(n as u64))
+}
+
+/// `bytes`, rounded up to [`BUFFER_ALIGN`] and at least that.
+fn padded(bytes: u64) -> u64 {
     // A size beyond all memory stays that, so that the caller's check of limits meets it.
     bytes.checked_next_multiple_of(BUFFER_ALIGN).unwrap_or(u64::MAX - u64::MAX % BUFFER_ALIGN).max(BUFFER_ALIGN)
 }
@@ -246,7 +251,7 @@ mod tests {
     fn check_by_execution(graph: &Graph, groups: &[Group], plan: &Plan, batch: usize) {
         let place = |v: ValueId| {
             let start = plan.offset(v) / BUFFER_ALIGN;
-            let end = start + padded_bytes(&graph.shape(v).with_batch(batch)) / BUFFER_ALIGN;
+            let end = start + padded(exact_bytes(&graph.shape(v).with_batch(batch))) / BUFFER_ALIGN;
             (start..end).map(move |at| (plan.buffer(v), at))
         };
         let mut holds: HashMap<(usize, u64), ValueId> = HashMap::new();
@@ -344,6 +349,21 @@ mod tests {
             assert_eq!(plan.offset(parts[1]), if inside { 4 * 4 * 64 } else { 0 });
             // The input cannot be moved.
             assert!(!plan.holds(again, x) && !plan.holds(again, joined));
+        }
+    }
+
+    #[test]
+    fn a_part_whose_last_bytes_are_padding_is_not_followed_by_another() {
+        // 63 numbers end 4 bytes before the next part may begin.
+        for (channels, inside) in [(7, false), (64, true)] {
+            let mut b = Builder::new("parts");
+            let x = b.input("input", Shape::image(channels, 3, 3));
+            let parts = ["a", "b"].map(|name| b.node(name, Op::Relu, &[x]).unwrap());
+            let joined = b.node("concat", Op::Concat { axis: 1 }, &parts).unwrap();
+            b.output("out", joined);
+            let graph = b.finish();
+            let plan = plan(&graph, &groups(&graph, ALL), 1);
+            assert_eq!(plan.holds(joined, parts[1]), inside, "{channels} channels");
         }
     }
 }
