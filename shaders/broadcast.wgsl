@@ -6,6 +6,9 @@
 // Workgroup   64 threads; a thread makes one element. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.
 
+// What the buffers hold; the half form of the kernel says f16 here. Arithmetic is float32.
+alias Element = f32;
+
 override MULTIPLY: u32 = 0u;
 
 struct Sizes {
@@ -16,9 +19,9 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<uniform> s: Sizes;
-@group(0) @binding(1) var<storage, read_write> a: array<f32>;
-@group(0) @binding(2) var<storage, read_write> b: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read_write> a: array<Element>;
+@group(0) @binding(2) var<storage, read_write> b: array<Element>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -31,11 +34,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let index = vec4<u32>(rest1 / s.size.y, rest1 % s.size.y, rest2 % s.size.z, thread % s.size.w);
     let i = index * s.a_stride;
     let j = index * s.b_stride;
-    let first = a[i.x + i.y + i.z + i.w];
-    let second = b[j.x + j.y + j.z + j.w];
+    let first = f32(a[i.x + i.y + i.z + i.w]);
+    let second = f32(b[j.x + j.y + j.z + j.w]);
     if (MULTIPLY == 1u) {
-        y[thread] = first * second;
+        y[thread] = Element(first * second);
     } else {
-        y[thread] = first + second;
+        y[thread] = Element(first + second);
     }
 }

@@ -1,11 +1,14 @@
 // Convolution of any kind: groups, stride, dilation, asymmetric padding, ReLU at both ends.
 //
-// Layout      x [N, groups * cg, h, w] and y [N, groups * mg, oh, ow], float32, row-major.
+// Layout      x [N, groups * cg, h, w] and y [N, groups * mg, oh, ow], Elements, row-major.
 //             w: for each group, for each block of 4 output channels, [cg, KH, KW] vec4, one lane an output channel
 //             (lanes beyond mg are zero); from bias_at on one vec4 for each group and block.
 // Bindings    0 sizes, 1 x, 2 w, 3 y.
 // Workgroup   64 threads; a thread makes 4 output channels x 4 neighbours of one row. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.
+
+// What the buffers hold; the half form of the kernel says f16 here. Arithmetic is float32.
+alias Element = f32;
 
 override KH: u32 = 3;
 override KW: u32 = 3;
@@ -31,19 +34,19 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<uniform> s: Sizes;
-@group(0) @binding(1) var<storage, read_write> x: array<f32>;
-@group(0) @binding(2) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read_write> x: array<Element>;
+@group(0) @binding(2) var<storage, read> w: array<vec4<Element>>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 
 fn pixel(row: u32, column: i32) -> f32 {
     let inside = column >= 0 && column < i32(s.w);
-    let value = select(0.0, x[row + u32(clamp(column, 0, i32(s.w) - 1))], inside);
+    let value = select(0.0, f32(x[row + u32(clamp(column, 0, i32(s.w) - 1))]), inside);
     return select(value, max(value, 0.0), RELU_IN);
 }
 
 fn store(at: u32, column: u32, lane: u32, lanes: u32, value: f32) {
     if (lane < lanes && column < s.ow) {
-        y[at + lane * s.oh * s.ow + column] = select(value, max(value, 0.0), RELU_OUT);
+        y[at + lane * s.oh * s.ow + column] = Element(select(value, max(value, 0.0), RELU_OUT));
     }
 }
 
@@ -69,7 +72,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let group = pack / blocks;
     let block = pack % blocks;
 
-    var a0 = w[s.bias_at + pack];
+    var a0 = vec4<f32>(w[s.bias_at + pack]);
     var a1 = a0;
     var a2 = a0;
     var a3 = a0;
@@ -85,7 +88,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             }
             let row = plane + u32(iy) * s.w;
             for (var kx = 0u; kx < KW; kx++) {
-                let weight = w[taps + ky * KW + kx];
+                let weight = vec4<f32>(w[taps + ky * KW + kx]);
                 let ix = left + i32(kx * DW);
                 a0 += weight * pixel(row, ix);
                 a1 += weight * pixel(row, ix + i32(SW));

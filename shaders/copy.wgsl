@@ -6,6 +6,9 @@
 // Workgroup   64 threads; a thread copies one element. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.
 
+// What the buffers hold; the half form of the kernel says f16 here. Arithmetic is float32.
+alias Element = f32;
+
 struct Sizes {
     size: vec4<u32>,
     read_stride: vec4<i32>,
@@ -16,8 +19,8 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<uniform> s: Sizes;
-@group(0) @binding(1) var<storage, read_write> x: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read_write> x: array<Element>;
+@group(0) @binding(2) var<storage, read_write> y: array<Element>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

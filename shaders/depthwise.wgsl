@@ -1,10 +1,13 @@
 // Depthwise convolution: every output channel reads one input channel.
 //
-// Layout      x [N, m / multiplier, h, w] and y [N, m, oh, ow], float32, row-major.
-//             w: [m, KH, KW] floats; from bias_at on m floats of bias.
+// Layout      x [N, m / multiplier, h, w] and y [N, m, oh, ow], Elements, row-major.
+//             w: [m, KH, KW] Elements; from bias_at on m Elements of bias.
 // Bindings    0 sizes, 1 x, 2 w, 3 y.
 // Workgroup   64 threads; a thread makes 4 neighbours of one row. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.
+
+// What the buffers hold; the half form of the kernel says f16 here. Arithmetic is float32.
+alias Element = f32;
 
 override KH: u32 = 3;
 override KW: u32 = 3;
@@ -29,9 +32,9 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<uniform> s: Sizes;
-@group(0) @binding(1) var<storage, read_write> x: array<f32>;
-@group(0) @binding(2) var<storage, read> w: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read_write> x: array<Element>;
+@group(0) @binding(2) var<storage, read> w: array<Element>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -47,7 +50,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let channel = out_channel / s.multiplier;
     let plane = (image * (s.m / s.multiplier) + channel) * s.h * s.w;
 
-    var sum = vec4<f32>(w[s.bias_at + out_channel]);
+    var sum = vec4<f32>(f32(w[s.bias_at + out_channel]));
     let left = vec4<i32>(i32(ox * SW) - i32(s.pad_left)) + vec4<i32>(0, i32(SW), i32(2u * SW), i32(3u * SW));
     let top = i32(oy * SH) - i32(s.pad_top);
     let last = i32(s.w) - 1;
@@ -61,25 +64,26 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             let ix = left + vec4<i32>(i32(kx * DW));
             let at = vec4<u32>(clamp(ix, vec4<i32>(0), vec4<i32>(last))) + vec4<u32>(row);
             let inside = (ix >= vec4<i32>(0)) & (ix <= vec4<i32>(last));
-            var value = select(vec4<f32>(0.0), vec4<f32>(x[at.x], x[at.y], x[at.z], x[at.w]), inside);
+            let four = vec4<f32>(vec4<Element>(x[at.x], x[at.y], x[at.z], x[at.w]));
+            var value = select(vec4<f32>(0.0), four, inside);
             if (RELU_IN) {
                 value = max(value, vec4<f32>(0.0));
             }
-            sum += value * w[(out_channel * KH + ky) * KW + kx];
+            sum += value * f32(w[(out_channel * KH + ky) * KW + kx]);
         }
     }
     if (RELU_OUT) {
         sum = max(sum, vec4<f32>(0.0));
     }
     let at = ((image * s.m + out_channel) * s.oh + oy) * s.ow + ox;
-    y[at] = sum.x;
+    y[at] = Element(sum.x);
     if (ox + 1u < s.ow) {
-        y[at + 1u] = sum.y;
+        y[at + 1u] = Element(sum.y);
     }
     if (ox + 2u < s.ow) {
-        y[at + 2u] = sum.z;
+        y[at + 2u] = Element(sum.z);
     }
     if (ox + 3u < s.ow) {
-        y[at + 3u] = sum.w;
+        y[at + 3u] = Element(sum.w);
     }
 }

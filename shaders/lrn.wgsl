@@ -1,10 +1,13 @@
 // y = x / (bias + alpha * sum of squares of neighbouring channels) ^ beta.
 //
-// Layout      x and y are [N, channels, pixels], row-major; the sum goes over `size` channels, (size - 1) / 2 of them
-//             before the own one; alpha is already divided by size.
+// Layout      x and y are [N, channels, pixels], row-major; the sum goes over `size` channels, (size - 1) / 2 of
+//             them before the own one; alpha is already divided by size.
 // Bindings    0 sizes, 1 x, 2 y.
 // Workgroup   64 threads; a thread makes one element. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.
+
+// What the buffers hold; the half form of the kernel says f16 here. Arithmetic is float32.
+alias Element = f32;
 
 struct Sizes {
     threads: u32,
@@ -17,8 +20,8 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<uniform> s: Sizes;
-@group(0) @binding(1) var<storage, read_write> x: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read_write> x: array<Element>;
+@group(0) @binding(2) var<storage, read_write> y: array<Element>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -33,8 +36,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let plane = thread - channel * s.pixels;
     var sum = 0.0;
     for (var k = first; k < end; k++) {
-        let value = x[plane + k * s.pixels];
+        let value = f32(x[plane + k * s.pixels]);
         sum += value * value;
     }
-    y[thread] = x[thread] / pow(s.bias + s.alpha * sum, s.beta);
+    y[thread] = Element(f32(x[thread]) / pow(s.bias + s.alpha * sum, s.beta));
 }

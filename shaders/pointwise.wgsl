@@ -1,6 +1,6 @@
 // Pointwise convolution (1x1, stride 1, one group) with ReLU at both ends: a matrix product y = W x + bias.
 //
-// Layout      x [N, k, pixels] and y [N, m, pixels], float32, row-major.
+// Layout      x [N, k, pixels] and y [N, m, pixels], Elements, row-major.
 //             w: for each block of 4 output channels [k] vec4, one lane an output channel (lanes beyond m are zero);
 //             from bias_at on one vec4 for each block.
 // Bindings    0 sizes, 1 x, 2 w, 3 y. Entry `aligned` moves vec4 and needs pixels to be a multiple of 4; entry `scalar`
@@ -8,6 +8,9 @@
 // Workgroup   64 threads; a thread makes 4 output channels x 2 vec4 of pixels in registers, straight from storage. No
 //             workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.
+
+// What the buffers hold; the half form of the kernel says f16 here. Arithmetic is float32.
+alias Element = f32;
 
 override RELU_IN: bool = false;
 override RELU_OUT: bool = false;
@@ -31,11 +34,11 @@ struct Place {
 }
 
 @group(0) @binding(0) var<uniform> s: Sizes;
-@group(0) @binding(1) var<storage, read_write> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> x4: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y4: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> x: array<Element>;
+@group(0) @binding(1) var<storage, read_write> x4: array<vec4<Element>>;
+@group(0) @binding(2) var<storage, read> w: array<vec4<Element>>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
+@group(0) @binding(3) var<storage, read_write> y4: array<vec4<Element>>;
 
 fn place(thread: u32) -> Place {
     let quads = (s.pixels + 3u) / 4u;
@@ -59,19 +62,19 @@ fn outer(weight: vec4<f32>, value: vec4<f32>) -> mat4x4<f32> {
 fn load(at: u32, row: u32) -> vec4<f32> {
     let last = row + s.pixels - 1u;
     let i = row + at * 4u;
-    let value = vec4<f32>(x[min(i, last)], x[min(i + 1u, last)], x[min(i + 2u, last)], x[min(i + 3u, last)]);
-    return rectified(value, RELU_IN);
+    let value = vec4<Element>(x[min(i, last)], x[min(i + 1u, last)], x[min(i + 2u, last)], x[min(i + 3u, last)]);
+    return rectified(vec4<f32>(value), RELU_IN);
 }
 
 fn load4(at: u32, row: u32) -> vec4<f32> {
-    return rectified(x4[row + at], RELU_IN);
+    return rectified(vec4<f32>(x4[row + at]), RELU_IN);
 }
 
 fn store(p: Place, at: u32, channel: u32, raw: vec4<f32>) {
     if (channel >= s.m || at >= p.quads) {
         return;
     }
-    let value = rectified(raw, RELU_OUT);
+    let value = vec4<Element>(rectified(raw, RELU_OUT));
     let column = at * 4u;
     let i = (p.image * s.m + channel) * s.pixels + column;
     y[i] = value.x;
@@ -88,7 +91,7 @@ fn store(p: Place, at: u32, channel: u32, raw: vec4<f32>) {
 
 fn store4(p: Place, at: u32, channel: u32, value: vec4<f32>) {
     if (channel < s.m && at < p.quads) {
-        y4[(p.image * s.m + channel) * p.quads + at] = rectified(value, RELU_OUT);
+        y4[(p.image * s.m + channel) * p.quads + at] = vec4<Element>(rectified(value, RELU_OUT));
     }
 }
 
@@ -114,14 +117,14 @@ fn aligned(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocatio
         return;
     }
     let p = place(thread);
-    var a = outer(w[s.bias_at + p.block], vec4<f32>(1.0));
+    var a = outer(vec4<f32>(w[s.bias_at + p.block]), vec4<f32>(1.0));
     var b = a;
     let second = min(p.second, p.quads - 1u);
     for (var c = 0u; c < s.k; c++) {
         let row = (p.image * s.k + c) * p.quads;
         let first_value = load4(p.first, row);
         let second_value = load4(second, row);
-        let weight = w[p.block * s.k + c];
+        let weight = vec4<f32>(w[p.block * s.k + c]);
         a += outer(weight, first_value);
         b += outer(weight, second_value);
     }
@@ -136,13 +139,13 @@ fn scalar(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation
         return;
     }
     let p = place(thread);
-    var a = outer(w[s.bias_at + p.block], vec4<f32>(1.0));
+    var a = outer(vec4<f32>(w[s.bias_at + p.block]), vec4<f32>(1.0));
     var b = a;
     for (var c = 0u; c < s.k; c++) {
         let row = (p.image * s.k + c) * s.pixels;
         let first_value = load(p.first, row);
         let second_value = load(p.second, row);
-        let weight = w[p.block * s.k + c];
+        let weight = vec4<f32>(w[p.block * s.k + c]);
         a += outer(weight, first_value);
         b += outer(weight, second_value);
     }

@@ -1,13 +1,16 @@
 // Pointwise convolution (1x1, stride 1, one group) with ReLU at both ends: a matrix product y = W x + bias. The large
 // block is for software adapters, where a load costs much more than a register.
 //
-// Layout      x [N, k, pixels] and y [N, m, pixels], float32, row-major.
+// Layout      x [N, k, pixels] and y [N, m, pixels], Elements, row-major.
 //             w: for each block of 12 output channels [k, 3] vec4, one lane an output channel (lanes beyond m are
 //             zero); from bias_at on 3 vec4 for each block.
 // Bindings    0 sizes, 1 x, 2 w, 3 y.
 // Workgroup   16 threads, so that small images still occupy several cores; a thread makes 12 output channels x 4 vec4
 //             of pixels in registers, straight from storage. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 16 + lane, so the host folds more than 65535 workgroups into y.
+
+// What the buffers hold; the half form of the kernel says f16 here. Arithmetic is float32.
+alias Element = f32;
 
 override RELU_IN: bool = false;
 override RELU_OUT: bool = false;
@@ -32,9 +35,9 @@ struct Place {
 }
 
 @group(0) @binding(0) var<uniform> s: Sizes;
-@group(0) @binding(1) var<storage, read_write> x: array<f32>;
-@group(0) @binding(2) var<storage, read> w: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read_write> x: array<Element>;
+@group(0) @binding(2) var<storage, read> w: array<vec4<Element>>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 
 fn place(thread: u32) -> Place {
     let quads = (s.pixels + 3u) / 4u;
@@ -56,15 +59,15 @@ fn outer(weight: vec4<f32>, value: vec4<f32>) -> mat4x4<f32> {
 fn load(at: u32, row: u32) -> vec4<f32> {
     let last = row + s.pixels - 1u;
     let i = row + at * 4u;
-    let value = vec4<f32>(x[min(i, last)], x[min(i + 1u, last)], x[min(i + 2u, last)], x[min(i + 3u, last)]);
-    return rectified(value, RELU_IN);
+    let value = vec4<Element>(x[min(i, last)], x[min(i + 1u, last)], x[min(i + 2u, last)], x[min(i + 3u, last)]);
+    return rectified(vec4<f32>(value), RELU_IN);
 }
 
 fn store(p: Place, at: u32, channel: u32, raw: vec4<f32>) {
     if (channel >= s.m || at >= p.quads) {
         return;
     }
-    let value = rectified(raw, RELU_OUT);
+    let value = vec4<Element>(rectified(raw, RELU_OUT));
     let column = at * 4u;
     let i = (p.image * s.m + channel) * s.pixels + column;
     y[i] = value.x;
@@ -98,15 +101,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let q1 = q0 + p.columns;
     let q2 = q1 + p.columns;
     let q3 = q2 + p.columns;
-    var a00 = outer(w[s.bias_at + p.block * 3u], vec4<f32>(1.0));
+    var a00 = outer(vec4<f32>(w[s.bias_at + p.block * 3u]), vec4<f32>(1.0));
     var a01 = a00;
     var a02 = a00;
     var a03 = a00;
-    var a10 = outer(w[s.bias_at + p.block * 3u + 1u], vec4<f32>(1.0));
+    var a10 = outer(vec4<f32>(w[s.bias_at + p.block * 3u + 1u]), vec4<f32>(1.0));
     var a11 = a10;
     var a12 = a10;
     var a13 = a10;
-    var a20 = outer(w[s.bias_at + p.block * 3u + 2u], vec4<f32>(1.0));
+    var a20 = outer(vec4<f32>(w[s.bias_at + p.block * 3u + 2u]), vec4<f32>(1.0));
     var a21 = a20;
     var a22 = a20;
     var a23 = a20;
@@ -117,9 +120,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         let v2 = load(q2, row);
         let v3 = load(q3, row);
         let weights = (p.block * s.k + c) * 3u;
-        let w0 = w[weights];
-        let w1 = w[weights + 1u];
-        let w2 = w[weights + 2u];
+        let w0 = vec4<f32>(w[weights]);
+        let w1 = vec4<f32>(w[weights + 1u]);
+        let w2 = vec4<f32>(w[weights + 2u]);
         a00 += outer(w0, v0);
         a01 += outer(w0, v1);
         a02 += outer(w0, v2);

@@ -1,10 +1,13 @@
 // Max and average pooling with stride, dilation, asymmetric padding and ceil mode.
 //
-// Layout      x [planes, h, w] and y [planes, oh, ow], float32, row-major; a plane is one channel of one image.
+// Layout      x [planes, h, w] and y [planes, oh, ow], Elements, row-major; a plane is one channel of one image.
 // Bindings    0 sizes, 1 x, 2 y.
 // Workgroup   64 threads; a thread makes one element. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.
 //             Every window must meet at least one pixel; the host checks that.
+
+// What the buffers hold; the half form of the kernel says f16 here. Arithmetic is float32.
+alias Element = f32;
 
 override KH: u32 = 3;
 override KW: u32 = 3;
@@ -30,8 +33,8 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<uniform> s: Sizes;
-@group(0) @binding(1) var<storage, read_write> x: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read_write> x: array<Element>;
+@group(0) @binding(2) var<storage, read_write> y: array<Element>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -52,7 +55,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         for (var kx = 0u; kx < KW; kx++) {
             let ix = left + i32(kx * DW);
             if (real_row && ix >= 0 && ix < i32(s.w)) {
-                let value = x[plane + u32(iy) * s.w + u32(ix)];
+                let value = f32(x[plane + u32(iy) * s.w + u32(ix)]);
                 best = max(best, value);
                 sum += value;
                 count += 1u;
@@ -61,5 +64,5 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             }
         }
     }
-    y[thread] = select(sum / f32(max(count, 1u)), best, MAXIMUM);
+    y[thread] = Element(select(sum / f32(max(count, 1u)), best, MAXIMUM));
 }

@@ -1,22 +1,25 @@
 // y = max(x, 0), element by element.
 //
-// Layout      x and y have `threads` vec4<f32>; buffers are multiples of 16 bytes, so the last may be partly unused.
+// Layout      x and y have `threads` vec4; buffers are multiples of 16 bytes, so the last may be partly unused.
 // Bindings    0 sizes, 1 x, 2 y.
 // Workgroup   64 threads; a thread makes one vec4. No workgroup memory.
 // Limits      threads are numbered (y * 65535 + x) * 64 + lane, so the host folds more than 65535 workgroups into y.
+
+// What the buffers hold; the half form of the kernel says f16 here. Arithmetic is float32.
+alias Element = f32;
 
 struct Sizes {
     threads: u32,
 }
 
 @group(0) @binding(0) var<uniform> s: Sizes;
-@group(0) @binding(1) var<storage, read_write> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> x: array<vec4<Element>>;
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<Element>>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let thread = (workgroup.y * 65535u + workgroup.x) * 64u + lane;
     if (thread < s.threads) {
-        y[thread] = max(x[thread], vec4<f32>(0.0));
+        y[thread] = max(x[thread], vec4<Element>(0.0));
     }
 }

@@ -3,8 +3,8 @@
 // a load from storage costs far more there than an exchange inside of the subgroup, so the threads load different
 // weights and hand them to each other, and take the pixels beside their own from their neighbours.
 //
-// Layout      x [N, k, h, w / 4], y and z [N, m, oh, ow / 4], vec4 of float32, row-major; y = result, or result + z.
-//             w: for each block of 12 * GROUPS output channels k + 1 lines of 8 * EIGHTS float32. Line 0 starts with
+// Layout      x [N, k, h, w / 4], y and z [N, m, oh, ow / 4], vec4 of Elements, row-major; y = result, or result + z.
+//             w: for each block of 12 * GROUPS output channels k + 1 lines of 8 * EIGHTS Elements. Line 0 starts with
 //             the bias of the block, line 1 + c with the weights of its output channels for input channel c (those
 //             beyond m are zero) and goes on with the KH * KW taps of the depthwise convolution.
 // Bindings    0 sizes, 1 x, 2 w, 3 z (any 16 bytes without SUM), 4 y.
@@ -13,6 +13,9 @@
 // Limits      workgroups are numbered y * 65535 + x: images, blocks, eights of threads. w and ow are multiples of 4,
 //             kernels at most 5 x 5, PAD_LEFT at most 4; what 4 pixels read ends at most 11 pixels behind
 //             4 * SW * (first column / 4). NEIGHBOURS needs w = SW * ow, SW at most 2 and 1, 2, 4 or 8 threads a row.
+
+// What the buffers hold; the half form of the kernel says f16 here. Arithmetic is float32.
+alias Element = f32;
 
 override DEPTHWISE: bool = true;
 override KH: u32 = 3;
@@ -55,10 +58,10 @@ struct Place {
 }
 
 @group(0) @binding(0) var<uniform> s: Sizes;
-@group(0) @binding(1) var<storage, read_write> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> w: array<f32>;
-@group(0) @binding(3) var<storage, read_write> z: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> x: array<vec4<Element>>;
+@group(0) @binding(2) var<storage, read> w: array<Element>;
+@group(0) @binding(3) var<storage, read_write> z: array<vec4<Element>>;
+@group(0) @binding(4) var<storage, read_write> y: array<vec4<Element>>;
 
 // 16 pixels of one input row, the thread's part of the line of w that was loaded last and of the one before, and four
 // results of the depthwise convolution. All indices are constants once the overrides are known, so these are registers.
@@ -87,7 +90,7 @@ fn four(first: u32, value: vec4<f32>) -> mat4x4<f32> {
 
 fn load_eight(at: u32, eight: u32) {
     if (eight < EIGHTS) {
-        line[eight] = w[at + eight * 8u];
+        line[eight] = f32(w[at + eight * 8u]);
     }
 }
 
@@ -107,7 +110,7 @@ fn load(plane: u32, row: i32, column: i32) -> vec4<f32> {
     let columns = i32(s.w / 4u);
     let inside = row >= 0 && row < i32(s.h) && column >= 0 && column < columns;
     let at = clamp(row, 0, i32(s.h) - 1) * columns + clamp(column, 0, columns - 1);
-    let value = select(vec4<f32>(0.0), x[plane * s.h * u32(columns) + u32(at)], inside);
+    let value = select(vec4<f32>(0.0), vec4<f32>(x[plane * s.h * u32(columns) + u32(at)]), inside);
     return select(value, max(value, vec4<f32>(0.0)), s.relu_in != 0u);
 }
 
@@ -196,9 +199,9 @@ fn store(p: Place, channel: u32, raw: vec4<f32>) {
         let at = ((p.image * s.m + channel) * s.oh + p.row) * (s.ow / 4u) + p.column;
         var value = select(raw, max(raw, vec4<f32>(0.0)), s.relu_out != 0u);
         if (SUM) {
-            value += z[at];
+            value += vec4<f32>(z[at]);
         }
-        y[at] = value;
+        y[at] = vec4<Element>(value);
     }
 }
 

@@ -1,28 +1,36 @@
-//! Checks every WGSL file without a GPU: it is valid with no optional capability (but those for subgroups, which need that one), stays inside the portable limits, says in
-//! its header how its data lie, and translates to SPIR-V (Vulkan), MSL (Metal) and HLSL (Direct3D 12).
+//! Checks every WGSL file without a GPU: it is valid with no optional capability (but those for subgroups, which need that
+//! one), stays inside the portable limits, says in its header how its data lie, and translates to SPIR-V (Vulkan), MSL
+//! (Metal) and HLSL (Direct3D 12). So is and does its form whose buffers hold float16, with the capability for these.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use idarts_compile::runtime::{Binding, Kernel};
+use idarts_compile::runtime::{Binding, Kernel, Storage};
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::valid::{Capabilities, ModuleInfo, SubgroupOperationSet, ValidationFlags, Validator};
 use naga::{AddressSpace, EntryPoint, Module, ShaderStage};
 
-/// A validator that knows no optional capability but the one that the kernels in `file` are made for.
-fn validator(file: &str) -> Validator {
+/// Both forms of every shader.
+const STORAGES: [Storage; 2] = [Storage::Float32, Storage::Float16];
+
+/// A validator that knows no optional capability but those that the kernels in `file` and the storage are made for.
+fn validator(file: &str, storage: Storage) -> Validator {
     let file = file.trim_end_matches(".wgsl");
+    let half = match storage {
+        Storage::Float32 => Capabilities::empty(),
+        Storage::Float16 => Capabilities::SHADER_FLOAT16,
+    };
     if !Kernel::ALL.iter().any(|kernel| kernel.subgroups() && kernel.file() == file) {
-        return Validator::new(ValidationFlags::all(), Capabilities::empty());
+        return Validator::new(ValidationFlags::all(), half);
     }
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
+    let mut validator = Validator::new(ValidationFlags::all(), half | Capabilities::SUBGROUP);
     validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
     validator.subgroup_operations(SubgroupOperationSet::SHUFFLE);
     validator
 }
 
-/// Every shader by file name, parsed and validated without any optional capability but that of the kernels for subgroups.
-fn shaders() -> Vec<(String, String, Module, ModuleInfo)> {
+/// Every shader by file name, parsed and validated.
+fn shaders(storage: Storage) -> Vec<(String, String, Module, ModuleInfo)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
     let mut all: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
@@ -30,9 +38,11 @@ fn shaders() -> Vec<(String, String, Module, ModuleInfo)> {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             let text = std::fs::read_to_string(&path).unwrap();
+            let text = storage.wgsl(text.leak()).into_owned();
             let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
-            let info =
-                validator(&name).validate(&module).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
+            let info = validator(&name, storage)
+                .validate(&module)
+                .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&text)));
             (name, text, module, info)
         })
         .collect();
@@ -43,9 +53,11 @@ fn shaders() -> Vec<(String, String, Module, ModuleInfo)> {
 
 /// Runs `check` for every entry point, with the default values put in for the override constants.
 fn each_entry(check: impl Fn(&str, &Module, &ModuleInfo, &EntryPoint)) {
-    for (name, _, module, info) in shaders() {
+    let both =
+        STORAGES.into_iter().flat_map(|storage| shaders(storage).into_iter().map(move |shader| (storage, shader)));
+    for (storage, (name, _, module, info)) in both {
         for entry in &module.entry_points {
-            let place = format!("{name}:{}", entry.name);
+            let place = format!("{name}:{} of {storage:?}", entry.name);
             let chosen = Some((ShaderStage::Compute, entry.name.as_str()));
             let (module, info) = process_overrides(&module, &info, chosen, &Default::default())
                 .unwrap_or_else(|e| panic!("{place}: every override needs a default: {e}"));
@@ -56,7 +68,7 @@ fn each_entry(check: impl Fn(&str, &Module, &ModuleInfo, &EntryPoint)) {
 
 #[test]
 fn the_files_are_those_of_the_kernels() {
-    let files: BTreeSet<String> = shaders()
+    let files: BTreeSet<String> = shaders(Storage::Float32)
         .iter()
         .flat_map(|(name, _, m, _)| m.entry_points.iter().map(move |e| format!("{name}:{}", e.name)))
         .collect();
@@ -70,8 +82,9 @@ fn the_files_are_those_of_the_kernels() {
 
 #[test]
 fn every_header_tells_layout_bindings_workgroup_and_limits() {
-    for (name, text, ..) in shaders() {
+    for (name, text, ..) in shaders(Storage::Float32) {
         let header: String = text.lines().take_while(|l| l.starts_with("//")).collect::<Vec<_>>().join("\n");
+        assert_eq!(text.matches("alias Element = f32;").count(), 1, "{name}: one line says what the buffers hold");
         for word in ["// Layout ", "// Bindings ", "// Workgroup ", "// Limits "] {
             assert!(header.contains(word), "{name}: the header has no `{word}`");
         }
@@ -104,9 +117,9 @@ fn every_kernel_stays_inside_the_portable_limits() {
 
 #[test]
 fn every_kernel_has_its_workgroup_and_binds_sizes_then_what_it_reads_then_what_it_writes() {
-    for kernel in Kernel::ALL {
-        let module = naga::front::wgsl::parse_str(kernel.source()).unwrap();
-        let info = validator(kernel.file()).validate(&module).unwrap();
+    for (kernel, storage) in Kernel::ALL.into_iter().flat_map(|kernel| STORAGES.map(|storage| (kernel, storage))) {
+        let module = naga::front::wgsl::parse_str(&storage.wgsl(kernel.source())).unwrap();
+        let info = validator(kernel.file(), storage).validate(&module).unwrap();
         let index = module.entry_points.iter().position(|e| e.name == kernel.entry()).unwrap();
         assert_eq!(module.entry_points[index].workgroup_size, [kernel.workgroup() as u32, 1, 1], "{kernel:?}");
         let mut bindings: Vec<(u32, &str)> = module

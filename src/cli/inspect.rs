@@ -112,7 +112,7 @@ pub fn run(args: &InspectArgs, console: &Console) -> Result<Verdict> {
         Pipeline::Export => &exported,
         Pipeline::Runtime => &ran,
     };
-    let buffers = plan(&ran.graph, &groups(&ran.graph, Grouping::NONE), 1);
+    let buffers = plan(&ran.graph, &groups(&ran.graph, Grouping::NONE), 1, 4);
     let inputs = graph.inputs.iter().map(|v| format!("{}: {}", graph.value(*v).name, graph.shape(*v)));
     let inspection = Inspection {
         name: graph.name.clone(),

@@ -6,12 +6,14 @@
 
 use crate::ir::{Graph, Node, NodeId, Op, ValueId, Window};
 
-/// Nodes that run together. All of them but a lone node are around one convolution.
+/// Nodes that run together. All of them but a lone node are around one convolution or one linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Group {
     /// The depthwise convolution whose result `node`, a pointwise one, reads.
     pub depthwise: Option<NodeId>,
-    /// The convolution, or the only node.
+    /// The global average pool and the `Flatten` behind it whose result `node`, a linear layer, reads.
+    pub mean: Option<[NodeId; 2]>,
+    /// The convolution or linear layer, or the only node.
     pub node: NodeId,
     /// An `Add` of the convolution's result and of another value.
     pub add: Option<(NodeId, ValueId)>,
@@ -27,17 +29,20 @@ pub struct Grouping {
     pub separable: Option<Fits>,
     /// Whether a convolution adds another value to its result.
     pub add: bool,
+    /// The most inputs of a linear layer that makes the means of planes before it; `None` if none does.
+    pub mean: Option<usize>,
 }
 
 impl Grouping {
     /// Every node by itself.
-    pub const NONE: Self = Self { separable: None, add: false };
+    pub const NONE: Self = Self { separable: None, add: false, mean: None };
 }
 
 impl Group {
     /// The nodes in order.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
-        [self.depthwise, Some(self.node), self.add.map(|(id, _)| id)].into_iter().flatten()
+        let before = self.mean.into_iter().flatten().chain(self.depthwise);
+        before.chain([self.node]).chain(self.add.map(|(id, _)| id))
     }
 
     /// The node whose value the group makes.
@@ -47,7 +52,7 @@ impl Group {
 
     /// The values that the group reads.
     pub fn reads(&self, graph: &Graph) -> Vec<ValueId> {
-        let first = self.depthwise.unwrap_or(self.node);
+        let first = self.nodes().next().unwrap_or(self.node);
         let mut reads = graph.nodes[first.index()].inputs.clone();
         reads.extend(self.add.map(|(_, other)| other));
         reads
@@ -69,7 +74,7 @@ pub fn groups(graph: &Graph, grouping: Grouping) -> Vec<Group> {
             Some((conv, other)) => (conv, Some((id, other))),
             None => (id, None),
         };
-        let group = Group { depthwise: asked.depthwise(node), node, add };
+        let group = Group { depthwise: asked.depthwise(node), mean: asked.mean(node), node, add };
         group.nodes().for_each(|id| taken[id.index()] = true);
         groups.push(group);
     }
@@ -112,6 +117,18 @@ impl Asked<'_> {
         (depthwise && pointwise && fits(&window, [h, w], [oh, ow])).then_some(maker)
     }
 
+    /// The global average pool and the `Flatten` that `id`, if it is a linear layer, can swallow.
+    fn mean(&self, id: NodeId) -> Option<[NodeId; 2]> {
+        let most = self.grouping.mean?;
+        let node: &Node = &self.graph.nodes[id.index()];
+        let Op::Linear { weight, .. } = node.op else { return None };
+        let flatten = self.inner(node.inputs[0])?;
+        let Op::Flatten { axis: 1 } = self.graph.nodes[flatten.index()].op else { return None };
+        let pool = self.inner(self.graph.nodes[flatten.index()].inputs[0])?;
+        let Op::GlobalAvgPool = self.graph.nodes[pool.index()].op else { return None };
+        (self.graph.param(weight).shape[1] <= most).then_some([pool, flatten])
+    }
+
     /// The maker of `value`, if nothing but one input of one node needs the value.
     fn inner(&self, value: ValueId) -> Option<NodeId> {
         let alone = self.readers[value.index()].len() == 1 && !self.graph.is_output(value);
@@ -125,7 +142,7 @@ mod tests {
     use crate::ir::Builder;
     use crate::passes::testing::{model, weight};
 
-    const ALL: Grouping = Grouping { separable: Some(|_, _, _| true), add: true };
+    const ALL: Grouping = Grouping { separable: Some(|_, _, _| true), add: true, mean: Some(6) };
 
     fn conv(b: &mut Builder, name: &str, x: ValueId, kernel: usize, groups: usize) -> ValueId {
         let w = weight(b, &format!("{name}.weight"), &[6, 6 / groups, kernel, kernel]);
@@ -153,7 +170,7 @@ mod tests {
     #[test]
     fn a_unit_is_one_group_and_the_later_one_of_two_takes_their_sum() {
         check(ALL, two_units, &[&["ad", "ap"], &["bd", "bp", "add"]]);
-        let add = Grouping { separable: None, add: true };
+        let add = Grouping { separable: None, ..ALL };
         check(add, two_units, &[&["ad"], &["ap"], &["bd"], &["bp", "add"]]);
         check(Grouping::NONE, two_units, &[&["ad"], &["ap"], &["bd"], &["bp"], &["add"]]);
     }
@@ -166,6 +183,20 @@ mod tests {
             b.node("add", Op::Add, &[a, relu]).unwrap()
         };
         check(ALL, f, &[&["relu"], &["ad", "ap", "add"]]);
+    }
+
+    #[test]
+    fn a_linear_layer_takes_the_means_before_it_if_they_are_few_enough() {
+        let f = |b: &mut Builder, x: ValueId| {
+            let pool = b.node("pool", Op::GlobalAvgPool, &[x]).unwrap();
+            let flat = b.node("flat", Op::Flatten { axis: 1 }, &[pool]).unwrap();
+            let weight = weight(b, "linear.weight", &[4, 6]);
+            b.node("linear", Op::Linear { weight, bias: None }, &[flat]).unwrap()
+        };
+        check(ALL, f, &[&["pool", "flat", "linear"]]);
+        for grouping in [Grouping { mean: Some(5), ..ALL }, Grouping::NONE] {
+            check(grouping, f, &[&["pool"], &["flat"], &["linear"]]);
+        }
     }
 
     #[test]

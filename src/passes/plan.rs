@@ -1,6 +1,6 @@
 //! Buffer planning: which values of a graph share memory.
 //!
-//! Takes a graph, its groups and a batch size; gives [`Plan`], which puts every value into one of a few buffers so that two
+//! Takes a graph, its groups, a batch size and the bytes of an element; gives [`Plan`], which puts every value into one of a few buffers so that two
 //! values that are needed at the same time never share memory. A value is needed from the group that makes it to the last group
 //! that reads it; graph inputs are needed from the start, graph outputs to the end. `Flatten` and `DropPath` (the identity in
 //! evaluation) change no element, so their result lies where their input lies. The parts of a `Concat` that follow each other
@@ -9,7 +9,7 @@
 use super::group::Group;
 use crate::ir::{Graph, Op, ValueId};
 
-/// Every buffer is a multiple of this many bytes, so that a kernel may read and write whole `vec4<f32>`.
+/// Every buffer is a multiple of this many bytes, so that a kernel may read and write whole `vec4`s.
 pub const BUFFER_ALIGN: u64 = 16;
 
 /// A value that does not start its buffer starts at a multiple of this, the largest offset alignment that WebGPU allows.
@@ -78,12 +78,12 @@ impl Life {
     }
 }
 
-/// Plans the buffers of `graph`, run as `groups`, for `batch` images.
+/// Plans the buffers of `graph`, run as `groups`, for `batch` images, with elements of `element` bytes.
 ///
 /// Values are placed by falling size, each into the smallest buffer that is free during its whole life. As every buffer is
 /// as large as the first value in it, no buffer ever grows.
-pub fn plan(graph: &Graph, groups: &[Group], batch: usize) -> Plan {
-    let exact: Vec<u64> = graph.values.iter().map(|v| exact_bytes(&v.shape.with_batch(batch))).collect();
+pub fn plan(graph: &Graph, groups: &[Group], batch: usize, element: u64) -> Plan {
+    let exact: Vec<u64> = graph.values.iter().map(|v| exact_bytes(&v.shape.with_batch(batch), element)).collect();
     let roots = roots(graph, &exact, batch);
     let bytes: Vec<u64> = exact.into_iter().map(padded).collect();
     let lives = lives(graph, groups, &roots);
@@ -107,9 +107,9 @@ pub fn plan(graph: &Graph, groups: &[Group], batch: usize) -> Plan {
     Plan { buffers, unshared_bytes: total(&bytes), slots, roots }
 }
 
-/// Bytes of a float32 tensor.
-fn exact_bytes(shape: &[usize]) -> u64 {
-    shape.iter().fold(4u64, |bytes, &n| bytes.saturating_mul(n as u64))
+/// Bytes of a tensor of elements of `element` bytes.
+fn exact_bytes(shape: &[usize], element: u64) -> u64 {
+    shape.iter().fold(element, |bytes, &n| bytes.saturating_mul(n as u64))
 }
 
 /// `bytes`, rounded up to [`BUFFER_ALIGN`] and at least that.
@@ -245,13 +245,13 @@ mod tests {
         b.finish()
     }
 
-    const ALL: Grouping = Grouping { separable: Some(|_, _, _| true), add: true };
+    const ALL: Grouping = Grouping { separable: Some(|_, _, _| true), add: true, mean: None };
 
     /// Runs the graph on memory that only remembers which value was written last to each 16 bytes.
     fn check_by_execution(graph: &Graph, groups: &[Group], plan: &Plan, batch: usize) {
         let place = |v: ValueId| {
             let start = plan.offset(v) / BUFFER_ALIGN;
-            let end = start + padded(exact_bytes(&graph.shape(v).with_batch(batch))) / BUFFER_ALIGN;
+            let end = start + padded(exact_bytes(&graph.shape(v).with_batch(batch), 4)) / BUFFER_ALIGN;
             (start..end).map(move |at| (plan.buffer(v), at))
         };
         let mut holds: HashMap<(usize, u64), ValueId> = HashMap::new();
@@ -287,7 +287,7 @@ mod tests {
             let graph = random_graph(seed, 5 + seed as usize % 60);
             for batch in [1, 3] {
                 let groups = groups(&graph, if seed % 2 == 0 { ALL } else { Grouping::NONE });
-                let plan = plan(&graph, &groups, batch);
+                let plan = plan(&graph, &groups, batch, 4);
                 check_by_execution(&graph, &groups, &plan, batch);
                 for id in groups.iter().map(|group| graph.nodes[group.last().index()].output) {
                     let bytes = 4 * graph.shape(id).with_batch(batch).iter().product::<usize>() as u64;
@@ -310,7 +310,7 @@ mod tests {
         let flat = b.node("flatten", Op::Flatten { axis: 1 }, &[x]).unwrap();
         b.output("out", flat);
         let graph = b.finish();
-        let plan = plan(&graph, &groups(&graph, ALL), 2);
+        let plan = plan(&graph, &groups(&graph, ALL), 2, 4);
         assert_eq!(plan.buffers, [2 * 4 * 4 * 64; 2]);
         assert_eq!(plan.unshared_bytes, 8 * 2 * 4 * 4 * 64);
         assert_eq!(plan.buffer(flat), plan.buffer(x));
@@ -327,7 +327,7 @@ mod tests {
         b.output("out", z);
         let graph = b.finish();
         let groups = groups(&graph, ALL);
-        let plan = plan(&graph, &groups, 1);
+        let plan = plan(&graph, &groups, 1, 4);
         check_by_execution(&graph, &groups, &plan, 1);
         assert_eq!(plan.buffers.len(), 3);
     }
@@ -343,7 +343,7 @@ mod tests {
         let graph = b.finish();
         let groups = groups(&graph, ALL);
         for (batch, inside) in [(1, true), (2, false)] {
-            let plan = plan(&graph, &groups, batch);
+            let plan = plan(&graph, &groups, batch, 4);
             check_by_execution(&graph, &groups, &plan, batch);
             assert!(parts.iter().all(|part| plan.holds(joined, *part) == inside));
             assert_eq!(plan.offset(parts[1]), if inside { 4 * 4 * 64 } else { 0 });
@@ -354,16 +354,18 @@ mod tests {
 
     #[test]
     fn a_part_whose_last_bytes_are_padding_is_not_followed_by_another() {
-        // 63 numbers end 4 bytes before the next part may begin.
-        for (channels, inside) in [(7, false), (64, true)] {
+        // 63 float32 end 4 bytes before the next part may begin; 126 float16, too.
+        for (channels, element, inside) in
+            [(7, 4, false), (14, 2, false), (64, 4, true), (64, 2, false), (128, 2, true)]
+        {
             let mut b = Builder::new("parts");
             let x = b.input("input", Shape::image(channels, 3, 3));
             let parts = ["a", "b"].map(|name| b.node(name, Op::Relu, &[x]).unwrap());
             let joined = b.node("concat", Op::Concat { axis: 1 }, &parts).unwrap();
             b.output("out", joined);
             let graph = b.finish();
-            let plan = plan(&graph, &groups(&graph, ALL), 1);
-            assert_eq!(plan.holds(joined, parts[1]), inside, "{channels} channels");
+            let plan = plan(&graph, &groups(&graph, ALL), 1, element);
+            assert_eq!(plan.holds(joined, parts[1]), inside, "{channels} channels of {element} bytes");
         }
     }
 }

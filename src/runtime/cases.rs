@@ -12,8 +12,8 @@ use crate::ir::{
     Weights, Window, verify,
 };
 
-use networks::cell;
-pub use networks::{network, unit};
+use networks::{cell, parts};
+pub use networks::{network, sum, unit};
 
 /// One model with inputs for it.
 pub struct Case {
@@ -295,6 +295,10 @@ impl Table {
         self.images("concat rows", true, &[[2, 5, 3], [2, 1, 3]], |_| Op::Concat { axis: 2 });
         self.images("concat columns", true, &[[2, 3, 4], [2, 3, 1], [2, 3, 2]], |_| Op::Concat { axis: 3 });
         self.images("concat of one", true, &[[2, 3, 4]], |_| Op::Concat { axis: 1 });
+        // 7 channels of float32 and 14 of float16 end a little before a place where another part may begin, 64 just there.
+        for (channels, batch) in [(7, 1), (14, 1), (64, 1), (7, 3), (64, 3)] {
+            self.cases.push(case(&format!("concat of {channels} channels"), batch, true, |b| parts(b, channels)));
+        }
         let vectors = [Shape::fixed(&[3]), Shape::fixed(&[4])];
         self.shaped("concat vectors", 1, true, &vectors, |_| Op::Concat { axis: 0 });
         let slices = [
@@ -342,8 +346,12 @@ impl Table {
             ("5x5 dilation 2 stride 2", Window::same(5, 2, 2), [8, 8]),
             ("2x4 uneven", Window { padding: [1, 0, 0, 3], ..Window::new([2, 4], [1, 1], [0, 0], [2, 1]) }, [6, 8]),
             ("1x5 stride 3x1", Window::new([1, 5], [3, 1], [0, 2], [1, 1]), [10, 8]),
-            // Rows of 7 pixels are not for the kernel of units.
+            // Rows of 7 pixels are not for the kernel of subgroups.
             ("3x3 on 7 columns", Window::same(3, 1, 1), [5, 7]),
+            ("7x7 on 17 columns", Window::same(7, 1, 1), [9, 17]),
+            ("7x7 dilation 2 stride 2", Window::same(7, 2, 2), [15, 13]),
+            // Too large for the memory of a workgroup.
+            ("7x7 stride 4", Window::same(7, 4, 1), [13, 10]),
         ];
         for (i, (name, window, [h, w])) in windows.into_iter().enumerate() {
             for batch in [1, 3] {
@@ -351,6 +359,20 @@ impl Table {
                 let name = format!("separable {name} {channels}->{filters}");
                 let build = |b: &mut Builder| unit(b, window, [channels, h, w], filters, i % 2 == 0);
                 self.cases.push(case(&name, batch, false, build));
+            }
+        }
+        let (pixel, three) = (Window::valid(1, 1), Window::same(3, 1, 1));
+        for (name, window, shape, filters, groups) in [
+            ("pointwise", pixel, [13, 8, 8], 13, 1),
+            ("pointwise of odd planes", pixel, [6, 5, 7], 34, 1),
+            ("3x3", three, [5, 7, 6], 18, 1),
+            ("3x3 in 2 groups", three, [6, 9, 9], 38, 2),
+            ("depthwise", three, [6, 9, 10], 6, 6),
+            ("depthwise 7x7 stride 4", Window::same(7, 4, 1), [3, 13, 10], 3, 3),
+        ] {
+            for batch in [1, 3] {
+                let build = |b: &mut Builder| sum(b, window, shape, filters, groups);
+                self.cases.push(case(&format!("sum {name}"), batch, false, build));
             }
         }
     }

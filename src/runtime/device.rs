@@ -14,6 +14,7 @@ use super::emit::Target;
 use super::kernel::{Binding, Kernel, SUBGROUP};
 use super::pipeline_cache::{CacheFacts, PipelineCache};
 use super::program::Dispatch;
+use super::storage::Storage;
 use crate::runtime::DeviceKind;
 
 /// An opened adapter. Clones share the device and the compiled pipelines.
@@ -41,7 +42,13 @@ struct Faults {
 }
 
 /// What makes two dispatches share a pipeline.
-type PipelineKey = (Kernel, Vec<(String, u32)>);
+type PipelineKey = (Kernel, Storage, Vec<(String, u32)>);
+
+/// What is used where the adapter has it.
+const WELCOME: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY
+    .union(wgpu::Features::SUBGROUP)
+    .union(wgpu::Features::PIPELINE_CACHE)
+    .union(wgpu::Features::SHADER_F16);
 
 impl Gpu {
     /// Opens the adapter that `choice` means.
@@ -61,8 +68,7 @@ impl Gpu {
         check_base_limits(&required_limits, &adapter.limits(), &facts)?;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("idarts-compile"),
-            required_features: adapter.features()
-                & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE),
+            required_features: adapter.features() & WELCOME,
             required_limits,
             ..wgpu::DeviceDescriptor::default()
         };
@@ -76,7 +82,7 @@ impl Gpu {
     pub(super) fn noop() -> Self {
         let limits = wgpu::Limits::downlevel_defaults();
         let descriptor = wgpu::DeviceDescriptor {
-            required_features: wgpu::Features::SUBGROUP,
+            required_features: wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16,
             required_limits: limits.clone(),
             ..wgpu::DeviceDescriptor::default()
         };
@@ -104,10 +110,11 @@ impl Gpu {
         &self.inner.facts
     }
 
-    /// What the choice of kernels needs to know.
+    /// What the choice of kernels needs to know, with values stored as float32.
     pub fn target(&self) -> Target {
         let software = self.facts().kind == DeviceKind::Software;
-        Target { software, subgroups: software && self.facts().subgroup == Some(SUBGROUP) }
+        let subgroups = software && self.facts().subgroup == Some(SUBGROUP);
+        Target { software, subgroups, storage: Storage::Float32 }
     }
 
     pub(super) fn device(&self) -> &wgpu::Device {
@@ -124,14 +131,18 @@ impl Gpu {
     }
 
     /// The pipeline of `dispatch`, compiled at its first use on this device.
-    pub(super) fn pipeline(&self, dispatch: &Dispatch) -> Result<wgpu::ComputePipeline, RuntimeError> {
-        let key = (dispatch.kernel, dispatch.constants.clone());
+    pub(super) fn pipeline(
+        &self,
+        dispatch: &Dispatch,
+        storage: Storage,
+    ) -> Result<wgpu::ComputePipeline, RuntimeError> {
+        let key = (dispatch.kernel, storage, dispatch.constants.clone());
         if let Some(pipeline) = self.pipelines().get(&key) {
             return Ok(pipeline.clone());
         }
         let kernel = dispatch.kernel;
         let doing = format!("compiling kernel {}:{} {:?}", kernel.file(), kernel.entry(), dispatch.constants);
-        let pipeline = self.guard(&doing, || self.compile(dispatch))?;
+        let pipeline = self.guard(&doing, || self.compile(dispatch, storage))?;
         self.pipelines().insert(key, pipeline.clone());
         Ok(pipeline)
     }
@@ -196,11 +207,11 @@ impl Gpu {
         Ok(gpu)
     }
 
-    fn compile(&self, dispatch: &Dispatch) -> wgpu::ComputePipeline {
+    fn compile(&self, dispatch: &Dispatch, storage: Storage) -> wgpu::ComputePipeline {
         let (device, kernel) = (self.device(), dispatch.kernel);
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(kernel.file()),
-            source: wgpu::ShaderSource::Wgsl(kernel.source().into()),
+            source: wgpu::ShaderSource::Wgsl(storage.wgsl(kernel.source())),
         });
         let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(kernel.file()),

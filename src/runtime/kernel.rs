@@ -37,6 +37,16 @@ pub enum Kernel {
     /// Depthwise and pointwise convolution, or the latter alone, up to 36 output channels and 4 pixels a thread, for
     /// subgroups of 8 threads.
     SeparableSubgroup,
+    /// 1x1 convolution from workgroup memory, pixels a multiple of 4.
+    PointwiseTile,
+    /// The same for any number of pixels.
+    PointwiseTileScalar,
+    /// Any convolution, as a product from workgroup memory.
+    ConvTile,
+    /// One input channel for each output channel, from workgroup memory.
+    DepthwiseTile,
+    /// Depthwise and pointwise convolution, from workgroup memory.
+    SeparableTile,
     /// Max and average pooling.
     Pool,
     /// Element-wise sum.
@@ -53,6 +63,8 @@ pub enum Kernel {
     GlobalAvgPool,
     /// Linear layer.
     Linear,
+    /// Mean of every plane and linear layer.
+    Head,
     /// Copy of a box of up to four dimensions.
     Copy,
     /// A constant everywhere.
@@ -73,13 +85,18 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Kernel; 22] = [
+    pub const ALL: [Kernel; 28] = [
         Kernel::Conv,
         Kernel::Depthwise,
         Kernel::Pointwise,
         Kernel::PointwiseScalar,
         Kernel::PointwiseWide,
         Kernel::SeparableSubgroup,
+        Kernel::PointwiseTile,
+        Kernel::PointwiseTileScalar,
+        Kernel::ConvTile,
+        Kernel::DepthwiseTile,
+        Kernel::SeparableTile,
         Kernel::Pool,
         Kernel::Add,
         Kernel::Accumulate,
@@ -88,6 +105,7 @@ impl Kernel {
         Kernel::BatchNorm,
         Kernel::GlobalAvgPool,
         Kernel::Linear,
+        Kernel::Head,
         Kernel::Copy,
         Kernel::Fill,
         Kernel::WeightedSum,
@@ -103,7 +121,7 @@ impl Kernel {
         self.parts().0
     }
 
-    /// The text of the WGSL file.
+    /// The text of the WGSL file, whose buffers hold float32.
     pub fn source(self) -> &'static str {
         self.parts().1
     }
@@ -118,10 +136,16 @@ impl Kernel {
         match self {
             Kernel::SeparableSubgroup => 8,
             Kernel::PointwiseWide => 16,
+            Kernel::Head => 256,
             Kernel::Conv
             | Kernel::Depthwise
             | Kernel::Pointwise
             | Kernel::PointwiseScalar
+            | Kernel::PointwiseTile
+            | Kernel::PointwiseTileScalar
+            | Kernel::ConvTile
+            | Kernel::DepthwiseTile
+            | Kernel::SeparableTile
             | Kernel::Pool
             | Kernel::Add
             | Kernel::Accumulate
@@ -167,9 +191,15 @@ impl Kernel {
             | Kernel::PointwiseScalar
             | Kernel::PointwiseWide
             | Kernel::BatchNorm
-            | Kernel::Linear => &[Value, Weights],
+            | Kernel::Linear
+            | Kernel::Head => &[Value, Weights],
             Kernel::Add | Kernel::WeightedSum | Kernel::Broadcast => &[Value, Value],
-            Kernel::SeparableSubgroup => &[Value, Weights, Value],
+            Kernel::SeparableSubgroup
+            | Kernel::PointwiseTile
+            | Kernel::PointwiseTileScalar
+            | Kernel::ConvTile
+            | Kernel::DepthwiseTile
+            | Kernel::SeparableTile => &[Value, Weights, Value],
         }
     }
 
@@ -186,6 +216,11 @@ impl Kernel {
             Kernel::PointwiseScalar => wgsl!("pointwise", "scalar"),
             Kernel::PointwiseWide => wgsl!("pointwise_wide", "main"),
             Kernel::SeparableSubgroup => wgsl!("separable_subgroup", "main"),
+            Kernel::PointwiseTile => wgsl!("pointwise_tile", "aligned"),
+            Kernel::PointwiseTileScalar => wgsl!("pointwise_tile", "scalar"),
+            Kernel::ConvTile => wgsl!("conv_tile", "main"),
+            Kernel::DepthwiseTile => wgsl!("depthwise_tile", "main"),
+            Kernel::SeparableTile => wgsl!("separable_tile", "main"),
             Kernel::Pool => wgsl!("pool", "main"),
             Kernel::Add => wgsl!("add", "main"),
             Kernel::Accumulate => wgsl!("accumulate", "main"),
@@ -194,6 +229,7 @@ impl Kernel {
             Kernel::BatchNorm => wgsl!("batch_norm", "main"),
             Kernel::GlobalAvgPool => wgsl!("global_avg_pool", "main"),
             Kernel::Linear => wgsl!("linear", "main"),
+            Kernel::Head => wgsl!("head", "main"),
             Kernel::Copy => wgsl!("copy", "main"),
             Kernel::Fill => wgsl!("fill", "main"),
             Kernel::WeightedSum => wgsl!("weighted_sum", "main"),

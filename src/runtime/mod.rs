@@ -26,6 +26,7 @@ mod program;
 mod readback;
 mod reference;
 mod session;
+mod storage;
 
 #[cfg(test)]
 mod cases;
@@ -46,6 +47,7 @@ pub use program::{Dispatch, Place, Port, Program, Source, Step};
 pub use readback::Started;
 pub use reference::{Precision, Reference, Steps};
 pub use session::{Session, SessionFacts};
+pub use storage::Storage;
 
 use crate::ir::Shape;
 
@@ -89,6 +91,15 @@ pub enum RuntimeError {
     /// The adapter cannot run compute shaders at all (old OpenGL).
     #[error("adapter `{adapter}` cannot run compute shaders; choose another with --adapter")]
     NoCompute {
+        /// Name of the adapter.
+        adapter: String,
+    },
+    /// Values were to be stored in 16 bits, and the adapter's shaders know no such numbers.
+    #[error(
+        "adapter `{adapter}` has no 16-bit floats in shaders; leave --fp16 out, or choose with --adapter one for which \
+         `devices` prints them"
+    )]
+    NoHalf {
         /// Name of the adapter.
         adapter: String,
     },

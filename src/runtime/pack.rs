@@ -1,21 +1,26 @@
 //! Packs parameters the way the kernels read them.
 //!
-//! Takes parameter tensors; gives one array of floats and the places in it. The layouts are those in the headers of the
+//! Takes parameter tensors; gives one array of floats and the places in it, in bytes of what they are stored as. The layouts are those in the headers of the
 //! WGSL files: where a kernel makes four output channels at a time, their weights are four neighbours.
 
 use super::program::{BINDING_ALIGN, Source};
+use super::storage::Storage;
 use crate::ir::Tensor;
-
-const ALIGN_FLOATS: usize = BINDING_ALIGN / 4;
 
 /// The packed parameters of a program under construction.
 #[derive(Debug, Default)]
 pub struct Pack {
     /// Everything packed so far.
     pub floats: Vec<f32>,
+    storage: Storage,
 }
 
 impl Pack {
+    /// Nothing yet, to be stored as `storage`.
+    pub fn new(storage: Storage) -> Self {
+        Self { floats: Vec::new(), storage }
+    }
+
     /// For `conv`: `[M, C / groups, kH, kW]` filters and bias. Gives the place and `bias_at`, in vec4.
     pub fn conv(&mut self, weight: &Tensor, bias: Option<&Tensor>, groups: usize) -> (Source, usize) {
         let per_group = weight.shape[0] / groups;
@@ -57,19 +62,18 @@ impl Pack {
         (self.end(start), bias_at)
     }
 
-    /// For `separable_subgroup` with blocks of `12 * twelves` output channels: `[K, 1, kH, kW]` taps if there are any,
-    /// `[M, K, 1, 1]` filters and bias. Gives the place and the eights of numbers in a line.
+    /// For the kernels of separable units with blocks of `block` output channels: `[K, 1, kH, kW]` taps if there are any,
+    /// `[M, K, 1, 1]` filters and bias. Gives the place and the numbers in a line, a multiple of `multiple`.
     pub fn separable(
         &mut self,
         taps: Option<&Tensor>,
         weight: &Tensor,
         bias: Option<&Tensor>,
-        twelves: usize,
+        [block, multiple]: [usize; 2],
     ) -> (Source, usize) {
         let (m, k) = (weight.shape[0], weight.shape[1]);
-        let block = 12 * twelves;
         let kernel = taps.map_or(0, |taps| taps.data.len() / k);
-        let line = (block + kernel).next_multiple_of(8);
+        let line = (block + kernel).next_multiple_of(multiple);
         let start = self.begin();
         for first in (0..m).step_by(block) {
             let channels = first..first + block;
@@ -80,7 +84,7 @@ impl Pack {
                 self.line(line, filters.chain(taps.iter().copied()));
             }
         }
-        (self.end(start), line / 8)
+        (self.end(start), line)
     }
 
     /// For `linear`: `[O, I]` matrix and bias. Gives the place and `bias_at`, in vec4.
@@ -134,13 +138,14 @@ impl Pack {
     }
 
     fn begin(&mut self) -> usize {
-        self.floats.resize(self.floats.len().next_multiple_of(ALIGN_FLOATS), 0.0);
+        self.floats.resize(self.floats.len().next_multiple_of(BINDING_ALIGN / self.storage.bytes()), 0.0);
         self.floats.len()
     }
 
     fn end(&mut self, start: usize) -> Source {
         self.floats.resize(self.floats.len().next_multiple_of(4), 0.0);
-        Source::Weights { offset: start * 4, bytes: (self.floats.len() - start) * 4 }
+        let bytes = self.storage.bytes();
+        Source::Weights { offset: start * bytes, bytes: (self.floats.len() - start) * bytes }
     }
 }
 

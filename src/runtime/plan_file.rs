@@ -1,14 +1,15 @@
 //! Plans: a program in two files that any host with WebGPU can carry out.
 //!
 //! Takes a [`Program`]; writes `plan.json` and `weights.bin` into a folder, and reads them back. The plan holds the text of
-//! the kernels, so that a host needs nothing else. To replay it: make the buffers, upload the weights (little-endian
-//! float32), make a pipeline for each distinct pair of kernel and constants, and for every dispatch bind
+//! the kernels, so that a host needs nothing else. To replay it: make the buffers, upload the weights
+//! (little-endian numbers of the program's `storage`, float32 or float16), make a pipeline for each distinct pair of kernel and constants, and for every dispatch bind
 //!
 //! - binding 0: its `sizes` as a uniform of 32-bit integers, padded with zeros to a multiple of 16 bytes;
 //! - bindings 1 and on: its `reads`, each a part of a value buffer or of the weights;
 //! - the last binding: its `write`.
 //!
-//! Then, for each run, write the inputs to their places, run the dispatches in order and read the outputs.
+//! Then, for each run, write the inputs to their places, run the dispatches in order and read the outputs. All values are numbers
+//! of the storage; with float16 the device needs the feature `shader-f16`, and the WGSL begins with the line that enables it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,9 +21,10 @@ use serde::{Deserialize, Serialize};
 use super::RuntimeError;
 use super::kernel::{Binding, FOLD, Kernel};
 use super::program::{BINDING_ALIGN, Dispatch, Place, Program, Source};
+use super::storage::Storage;
 
 /// Counts up when a host of older plans would misread newer ones.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 const PLAN: &str = "plan.json";
 const WEIGHTS: &str = "weights.bin";
@@ -51,15 +53,14 @@ impl Program {
     /// [`RuntimeError::Plan`] if a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), RuntimeError> {
         std::fs::create_dir_all(folder).map_err(|e| refused(folder, e))?;
-        let kernels = self.dispatches().map(|d| (d.kernel, text(d.kernel))).collect();
+        let kernels = self.dispatches().map(|d| (d.kernel, text(d.kernel, self.storage))).collect();
         let producer = concat!("idarts-compile ", env!("CARGO_PKG_VERSION")).into();
         let plan = PlanFile { format: FORMAT, producer, kernels, program: self.clone() };
         let path = folder.join(PLAN);
         let file = File::create(&path).map_err(|e| refused(&path, e))?;
         serde_json::to_writer(BufWriter::new(file), &plan).map_err(|e| refused(&path, e))?;
         let path = folder.join(WEIGHTS);
-        let bytes: Vec<u8> = self.weights.iter().flat_map(|x| x.to_le_bytes()).collect();
-        std::fs::write(&path, bytes).map_err(|e| refused(&path, e))
+        std::fs::write(&path, self.storage.encode(&self.weights)).map_err(|e| refused(&path, e))
     }
 
     /// Reads the plan in `folder` and checks it: what it names exists, and every part lies inside of its buffer.
@@ -75,16 +76,16 @@ impl Program {
         }
         let path_of_weights = folder.join(WEIGHTS);
         let bytes = std::fs::read(&path_of_weights).map_err(|e| refused(&path_of_weights, e))?;
-        let (numbers, rest) = bytes.as_chunks::<4>();
-        if !rest.is_empty() {
-            let why = format!("{} bytes are no whole number of float32", bytes.len());
+        // What is packed ends with whole vec4.
+        if !bytes.len().is_multiple_of(4) {
+            let why = format!("{} bytes are no whole number of parameters", bytes.len());
             return Err(refused(&path_of_weights, why));
         }
-        let weights = numbers.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let weights = plan.program.storage.decode(&bytes);
         let program = Program { weights, ..plan.program };
         check(&program).map_err(|why| refused(&path, why))?;
         for kernel in program.dispatches().map(|d| d.kernel) {
-            if plan.kernels.get(&kernel) != Some(&text(kernel)) {
+            if plan.kernels.get(&kernel) != Some(&text(kernel, program.storage)) {
                 let (file, producer) = (kernel.file(), &plan.producer);
                 let why = format!("its kernel {file} is not the one of this version; it was written by {producer}");
                 return Err(refused(&path, why));
@@ -94,8 +95,9 @@ impl Program {
     }
 }
 
-fn text(kernel: Kernel) -> KernelText {
-    KernelText { entry: kernel.entry().into(), subgroups: kernel.subgroups(), wgsl: kernel.source().into() }
+fn text(kernel: Kernel, storage: Storage) -> KernelText {
+    let wgsl = storage.wgsl(kernel.source()).into();
+    KernelText { entry: kernel.entry().into(), subgroups: kernel.subgroups(), wgsl }
 }
 
 fn refused(path: &Path, why: impl ToString) -> RuntimeError {
@@ -115,7 +117,8 @@ fn check(program: &Program) -> Result<(), String> {
     let steps = program.steps.iter().map(|s| (&s.node, &s.shape, s.place));
     for (name, shape, place) in ports.chain(steps) {
         check_place(program, place).map_err(|why| format!("value `{name}`: {why}"))?;
-        let bytes = shape.iter().try_fold(4u64, |n, &d| n.checked_mul(d as u64));
+        let element = program.storage.bytes() as u64;
+        let bytes = shape.iter().try_fold(element, |n, &d| n.checked_mul(d as u64));
         if bytes.is_none_or(|bytes| bytes > place.bytes) {
             return Err(format!("value `{name}`: {shape:?} does not fit into {} bytes", place.bytes));
         }
@@ -144,7 +147,7 @@ fn check_dispatch(program: &Program, dispatch: &Dispatch) -> Result<(), String> 
         match (binding, *source) {
             (Binding::Value, Source::Value(place)) => check_place(program, place)?,
             (Binding::Weights, Source::Weights { offset, bytes }) => {
-                check_part(offset as u64, bytes as u64, 4 * program.weights.len() as u64)?;
+                check_part(offset as u64, bytes as u64, program.weight_bytes())?;
             }
             _ => return Err(format!("{} takes a value for weights, or the reverse", dispatch.kernel.file())),
         }
@@ -175,8 +178,8 @@ mod tests {
     fn a_plan_comes_back_as_it_was_and_runs() {
         let folder = tempfile::tempdir().unwrap();
         let case = case("network", 3, false, network);
-        for subgroups in [false, true] {
-            let program = emit(&case.model, 3, Target { software: true, subgroups }).unwrap();
+        for (subgroups, storage) in [(false, Storage::Float32), (true, Storage::Float32), (true, Storage::Float16)] {
+            let program = emit(&case.model, 3, Target { software: true, subgroups, storage }).unwrap();
             program.write(folder.path()).unwrap();
             assert_eq!(Program::read(folder.path()).unwrap(), program);
         }
@@ -197,7 +200,7 @@ mod tests {
         let file = program.steps[first].dispatches[0].kernel.file();
         let kernel = serde_json::to_value(program.steps[first].dispatches[0].kernel).unwrap();
         let cases = [
-            ("/format".into(), 2.into(), "its format is 2, this version reads 1".to_owned()),
+            ("/format".into(), 1.into(), "its format is 1, this version reads 2".to_owned()),
             ("/program/batch".into(), 0.into(), "its batch is 0".into()),
             ("/program/inputs/0/shape".into(), serde_json::json!([]), "has no batch of 1".into()),
             ("/program/inputs/0/place/buffer".into(), 99.into(), "there is no buffer 99".into()),
@@ -223,7 +226,8 @@ mod tests {
         }
         std::fs::write(&path, whole.to_string()).unwrap();
         let weights = folder.path().join(WEIGHTS);
-        for (bytes, expected) in [(vec![0; 6], "no whole number of float32"), (vec![0; 4], "are no part of 4 bytes")] {
+        for (bytes, expected) in [(vec![0; 6], "no whole number of parameters"), (vec![0; 4], "are no part of 4 bytes")]
+        {
             std::fs::write(&weights, bytes).unwrap();
             let error = Program::read(folder.path()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::kernel::{FOLD, Kernel};
+use super::storage::Storage;
 use crate::ir::{Dim, Shape};
 use crate::passes::plan::PART_ALIGN;
 
@@ -19,6 +20,8 @@ pub struct Program {
     pub name: String,
     /// Images in a run.
     pub batch: usize,
+    /// What the buffers of values and weights hold. The tensors of the caller are float32, whatever it is.
+    pub storage: Storage,
     /// Bytes of each value buffer, multiples of 16.
     pub buffers: Vec<u64>,
     /// Bytes that all values would take without sharing buffers.
@@ -29,7 +32,7 @@ pub struct Program {
     pub steps: Vec<Step>,
     /// Where the results lie after the last step.
     pub outputs: Vec<Port>,
-    /// The packed parameters; a large array that belongs in a file of its own.
+    /// The packed parameters, rounded to the storage; a large array that belongs in a file of its own.
     #[serde(skip)]
     pub weights: Vec<f32>,
 }
@@ -117,6 +120,11 @@ pub enum Source {
 }
 
 impl Program {
+    /// Bytes of the packed parameters.
+    pub fn weight_bytes(&self) -> u64 {
+        self.storage.bytes() as u64 * self.weights.len() as u64
+    }
+
     /// Every dispatch in order.
     pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
         self.steps.iter().flat_map(|s| &s.dispatches)

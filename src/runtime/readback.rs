@@ -42,7 +42,7 @@ impl Session {
     pub fn start(&mut self, inputs: &[Tensor]) -> Result<Started, RuntimeError> {
         self.check(inputs)?;
         let doing = "running the model";
-        let bytes = output_bytes(&self.program.outputs);
+        let bytes = output_bytes(&self.program);
         let spare = self.spare.pop();
         let (staging, submission) = self.gpu.guard(doing, || {
             let staging = spare.unwrap_or_else(|| staging(&self.gpu, bytes));
@@ -63,12 +63,12 @@ impl Session {
     pub fn finish(&mut self, run: Started) -> Result<Vec<Tensor>, RuntimeError> {
         let doing = "running the model";
         self.gpu.wait_for(Some(run.submission), doing)?;
-        let (floats, staging) = self.gpu.take::<f32>(run.mapping, doing)?;
-        if staging.size() != output_bytes(&self.program.outputs) {
+        let (bytes, staging) = self.gpu.take::<u8>(run.mapping, doing)?;
+        if staging.size() != output_bytes(&self.program) {
             return Err(self.gpu.failed(doing, "the run was started on another session".into()));
         }
         self.spare.push(staging);
-        Ok(self.split_outputs(&floats))
+        Ok(self.split_outputs(&bytes))
     }
 }
 

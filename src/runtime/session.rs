@@ -14,6 +14,7 @@ use super::emit::{Target, emit};
 use super::inputs::check_inputs;
 use super::pipeline_cache::CacheFacts;
 use super::program::{BINDING_ALIGN, Dispatch, Place, Port, Program, Source, Step};
+use super::storage::Storage;
 use crate::ir::{Model, Shape, Tensor, Verified};
 
 /// A model on a device.
@@ -36,6 +37,8 @@ pub struct SessionFacts {
     pub adapter: AdapterFacts,
     /// Images in a run.
     pub batch: usize,
+    /// What values and weights are stored as.
+    pub storage: Storage,
     /// Kernel launches in a run.
     pub dispatches: usize,
     /// Bytes of the value buffers.
@@ -74,7 +77,20 @@ impl Session {
     /// # Errors
     /// When the model does not fit the adapter, or the driver fails.
     pub fn on(gpu: &Gpu, model: &Verified<Model>, batch: usize) -> Result<Self, RuntimeError> {
-        Self::for_target(gpu, model, batch, gpu.target())
+        Self::with_storage(gpu, model, batch, Storage::default())
+    }
+
+    /// As [`Session::on`], with values and weights stored as `storage`; inputs and outputs stay float32.
+    ///
+    /// # Errors
+    /// As [`Session::on`], and [`RuntimeError::NoHalf`] when the adapter does not know such numbers.
+    pub fn with_storage(
+        gpu: &Gpu,
+        model: &Verified<Model>,
+        batch: usize,
+        storage: Storage,
+    ) -> Result<Self, RuntimeError> {
+        Self::for_target(gpu, model, batch, Target { storage, ..gpu.target() })
     }
 
     /// As [`Session::on`], with the kernels that `target` prefers, whatever the adapter is.
@@ -97,9 +113,13 @@ impl Session {
     /// When the program does not fit the adapter, or the driver fails.
     pub fn replay(gpu: &Gpu, program: Program) -> Result<Self, RuntimeError> {
         let start = Instant::now();
+        if program.storage == Storage::Float16 && !gpu.facts().f16 {
+            return Err(RuntimeError::NoHalf { adapter: gpu.facts().name.clone() });
+        }
         check_limits(&program, gpu.facts())?;
         let compile = Instant::now();
-        let pipelines = program.dispatches().map(|d| gpu.pipeline(d)).collect::<Result<Vec<_>, _>>()?;
+        let pipelines =
+            program.dispatches().map(|d| gpu.pipeline(d, program.storage)).collect::<Result<Vec<_>, _>>()?;
         let compile_ms = milliseconds(compile);
         let pipeline_cache = gpu.save_pipelines();
         let (buffers, launches, spare) = gpu.guard("loading the model", || load(gpu, &program, pipelines))?;
@@ -107,10 +127,11 @@ impl Session {
         let facts = SessionFacts {
             adapter: gpu.facts().clone(),
             batch: program.batch,
+            storage: program.storage,
             dispatches: program.dispatches().count(),
             buffer_bytes: program.buffers.iter().sum(),
             unshared_bytes: program.unshared_bytes,
-            weight_bytes: 4 * program.weights.len() as u64,
+            weight_bytes: program.weight_bytes(),
             load_ms: milliseconds(start) - compile_ms,
             compile_ms,
             pipeline_cache,
@@ -136,7 +157,9 @@ impl Session {
         visit: &mut dyn FnMut(&str, Tensor),
     ) -> Result<Vec<Tensor>, RuntimeError> {
         self.check(inputs)?;
-        let largest = self.program.steps.iter().map(|s| byte_count(&s.shape)).max().unwrap_or(4);
+        let storage = self.program.storage;
+        let byte_count = |step: &Step| storage.copied_bytes(step.shape.iter().product());
+        let largest = self.program.steps.iter().map(byte_count).max().unwrap_or(4);
         let staging = self.gpu.guard("making room for every layer", || {
             self.upload(inputs);
             staging(&self.gpu, largest)
@@ -151,14 +174,14 @@ impl Session {
                 let mut encoder = self.encoder();
                 self.encode(&mut encoder, launches.iter(), None);
                 let source = &self.buffers[step.place.buffer];
-                encoder.copy_buffer_to_buffer(source, step.place.offset, &staging, 0, byte_count(&step.shape));
+                encoder.copy_buffer_to_buffer(source, step.place.offset, &staging, 0, byte_count(step));
                 self.gpu.queue().submit([encoder.finish()]);
             })?;
-            let data = self.gpu.read(&staging, byte_count(&step.shape), &doing)?;
-            visit(&step.node, Tensor::new(step.shape.clone(), data));
+            let bytes: Vec<u8> = self.gpu.read(&staging, byte_count(step), &doing)?;
+            visit(&step.node, tensor(storage, &step.shape, &bytes));
         }
         let doing = "reading the outputs";
-        let bytes = output_bytes(&self.program.outputs);
+        let bytes = output_bytes(&self.program);
         let staging = self.gpu.guard(doing, || {
             let outputs = super::session::staging(&self.gpu, bytes);
             let mut encoder = self.encoder();
@@ -166,8 +189,8 @@ impl Session {
             self.gpu.queue().submit([encoder.finish()]);
             outputs
         })?;
-        let floats = self.gpu.read(&staging, bytes, doing)?;
-        Ok(self.split_outputs(&floats))
+        let bytes: Vec<u8> = self.gpu.read(&staging, bytes, doing)?;
+        Ok(self.split_outputs(&bytes))
     }
 
     /// The program that the session carries out, without its weights.
@@ -186,7 +209,7 @@ impl Session {
             self.gpu.queue().write_buffer(
                 &self.buffers[port.place.buffer],
                 port.place.offset,
-                bytemuck::cast_slice(&tensor.data),
+                &self.program.storage.encode(&tensor.data),
             );
         }
     }
@@ -215,7 +238,7 @@ impl Session {
     pub(super) fn copy_outputs(&self, encoder: &mut wgpu::CommandEncoder, staging: &wgpu::Buffer) {
         let mut at = 0;
         for port in &self.program.outputs {
-            let bytes = byte_count(&port.shape);
+            let bytes = self.program.storage.copied_bytes(port.shape.iter().product());
             let place = port.place;
             if bytes > 0 {
                 encoder.copy_buffer_to_buffer(&self.buffers[place.buffer], place.offset, staging, at, bytes);
@@ -225,12 +248,12 @@ impl Session {
     }
 
     /// The graph outputs, which lie one behind the other.
-    pub(super) fn split_outputs(&self, floats: &[f32]) -> Vec<Tensor> {
-        let mut rest = floats;
+    pub(super) fn split_outputs(&self, bytes: &[u8]) -> Vec<Tensor> {
+        let (mut rest, storage) = (bytes, self.program.storage);
         let take = |port: &Port| {
-            let (head, tail) = rest.split_at(port.shape.iter().product());
+            let (head, tail) = rest.split_at(storage.copied_bytes(port.shape.iter().product()) as usize);
             rest = tail;
-            Tensor::new(port.shape.clone(), head.to_vec())
+            tensor(storage, &port.shape, head)
         };
         self.program.outputs.iter().map(take).collect()
     }
@@ -253,8 +276,8 @@ fn load(
     };
     let buffers: Vec<_> =
         program.buffers.iter().map(|&bytes| make("values", bytes, Usage::STORAGE | Usage::COPY_SRC)).collect();
-    let weights = make("weights", 4 * program.weights.len().max(4) as u64, Usage::STORAGE);
-    gpu.queue().write_buffer(&weights, 0, bytemuck::cast_slice(&program.weights));
+    let weights = make("weights", program.weight_bytes().max(16), Usage::STORAGE);
+    gpu.queue().write_buffer(&weights, 0, &program.storage.encode(&program.weights));
     let sizes: Vec<u32> = program.dispatches().flat_map(padded_sizes).collect();
     let uniform = make("sizes", 4 * sizes.len().max(4) as u64, Usage::UNIFORM);
     gpu.queue().write_buffer(&uniform, 0, bytemuck::cast_slice(&sizes));
@@ -270,7 +293,7 @@ fn load(
     let launches = program.steps.iter().map(step).collect();
     // Uploads wait for the next submission; an empty one sends them now.
     gpu.queue().submit([]);
-    (buffers, launches, staging(gpu, output_bytes(&program.outputs)))
+    (buffers, launches, staging(gpu, output_bytes(program)))
 }
 
 fn bind(
@@ -327,7 +350,7 @@ fn check_limits(program: &Program, facts: &AdapterFacts) -> Result<(), RuntimeEr
     };
     let values = program.inputs.iter().map(|port| (&port.name, &port.shape));
     for (name, shape) in values.chain(program.steps.iter().map(|step| (&step.node, &step.shape))) {
-        let bytes = byte_count(shape).next_multiple_of(16);
+        let bytes = (program.storage.bytes() as u64 * shape.iter().product::<usize>() as u64).next_multiple_of(16);
         check(format!("bytes of a bound buffer for value `{name}`"), bytes, limits.max_binding_bytes)?;
         check(format!("bytes of the buffer for value `{name}`"), bytes, limits.max_buffer_bytes)?;
     }
@@ -339,18 +362,22 @@ fn check_limits(program: &Program, facts: &AdapterFacts) -> Result<(), RuntimeEr
             }
         }
     }
-    check("bytes of the buffer for all parameters".into(), 4 * program.weights.len() as u64, limits.max_buffer_bytes)?;
-    check("bytes of the buffer for all outputs".into(), output_bytes(&program.outputs), limits.max_buffer_bytes)
+    check("bytes of the buffer for all parameters".into(), program.weight_bytes(), limits.max_buffer_bytes)?;
+    check("bytes of the buffer for all outputs".into(), output_bytes(program), limits.max_buffer_bytes)
 }
 
-fn byte_count(shape: &[usize]) -> u64 {
-    4 * shape.iter().product::<usize>() as u64
+/// The value in `bytes`, which may end with padding.
+fn tensor(storage: Storage, shape: &[usize], bytes: &[u8]) -> Tensor {
+    let mut data = storage.decode(bytes);
+    data.truncate(shape.iter().product());
+    Tensor::new(shape.to_vec(), data)
 }
 
 /// Bytes of a buffer for all outputs.
-pub(super) fn output_bytes(outputs: &[Port]) -> u64 {
+pub(super) fn output_bytes(program: &Program) -> u64 {
+    let bytes = |port: &Port| program.storage.copied_bytes(port.shape.iter().product());
     // An empty output has no bytes, a buffer has some.
-    outputs.iter().map(|port| byte_count(&port.shape)).sum::<u64>().max(4)
+    program.outputs.iter().map(bytes).sum::<u64>().max(4)
 }
 
 fn milliseconds(since: Instant) -> f64 {

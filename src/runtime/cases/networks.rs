@@ -1,6 +1,6 @@
 //! Small networks for the table of test cases.
 //!
-//! Takes a builder; adds a separable unit with a sum, a cell, or a network of most ops to it.
+//! Takes a builder; adds a separable unit with a sum, a convolution with a sum, a cell, or a network of most ops to it.
 
 use super::param;
 use crate::ir::{Builder, Op, Role, Shape, ValueId, Window};
@@ -19,6 +19,28 @@ pub fn unit(b: &mut Builder, window: Window, [c, h, w]: [usize; 3], filters: usi
     let other = b.input("other", shape);
     let other = b.node("relu", Op::Relu, &[other]).unwrap();
     let y = b.node("add", Op::Add, &[y, other]).unwrap();
+    b.output("out", y);
+}
+
+/// A convolution without bias and the sum of its result and of a second input.
+pub fn sum(b: &mut Builder, window: Window, [c, h, w]: [usize; 3], filters: usize, groups: usize) {
+    let x = b.input("image", Shape::image(c, h, w));
+    let [kh, kw] = window.kernel;
+    let weight = param(b, "weight", &[filters, c / groups, kh, kw], Role::Weight);
+    let op = Op::Conv { weight, bias: None, window, groups, relu_in: true, relu_out: false };
+    let y = b.node("conv", op, &[x]).unwrap();
+    let shape = b.shape(y).clone();
+    let other = b.input("other", shape);
+    let y = b.node("add", Op::Add, &[other, y]).unwrap();
+    b.output("out", y);
+}
+
+/// Two values of `channels` x 3 x 3, and both behind each other.
+pub fn parts(b: &mut Builder, channels: usize) {
+    let x = b.input("image", Shape::image(channels, 3, 3));
+    let relu = b.node("relu", Op::Relu, &[x]).unwrap();
+    let pool = b.node("pool", Op::MaxPool(Window::valid(1, 1)), &[x]).unwrap();
+    let y = b.node("concat", Op::Concat { axis: 1 }, &[relu, pool]).unwrap();
     b.output("out", y);
 }
 

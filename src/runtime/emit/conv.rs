@@ -1,7 +1,7 @@
 //! Convolutions: which kernel computes a group around one, with the other value that it adds.
 //!
 //! Takes a [`Group`]; gives its dispatches. Where the kernel for subgroups runs, a separable unit is one dispatch; it computes
-//! pointwise convolutions as well.
+//! pointwise convolutions as well. What GPUs get instead is in `tile`.
 
 use super::{Emitter, Kernel, constants, threads, window_constants};
 use crate::ir::{Node, Op, ParamId, Tensor, Window};
@@ -11,13 +11,13 @@ use crate::runtime::kernel::SUBGROUP;
 use crate::runtime::program::{Dispatch, Source, fold};
 
 /// The attributes of a convolution.
-struct Conv<'a> {
-    weight: &'a Tensor,
-    bias: Option<&'a Tensor>,
-    window: Window,
-    groups: usize,
-    relu_in: bool,
-    relu_out: bool,
+pub(super) struct Conv<'a> {
+    pub weight: &'a Tensor,
+    pub bias: Option<&'a Tensor>,
+    pub window: Window,
+    pub groups: usize,
+    pub relu_in: bool,
+    pub relu_out: bool,
 }
 
 /// Whether the kernel of separable units reaches all that four results read: `window` from planes of `size` to
@@ -34,17 +34,21 @@ impl<'a> Emitter<'a> {
         let graph = self.graph;
         let (node, last) = (&graph.nodes[group.node.index()], &graph.nodes[group.last().index()]);
         let conv = self.attributes(node);
-        let [n, c, h, w] = self.nchw(node.inputs[0]);
-        // With one tap the dilation means nothing.
-        let pointwise = conv.groups == 1 && Window { dilation: [1, 1], ..conv.window } == Window::valid(1, 1);
+        let [n, k, h, w] = self.nchw(node.inputs[0]);
+        if !self.target.software
+            && let Some(dispatch) = self.tiled(group, &conv)
+        {
+            return Ok(vec![dispatch]);
+        }
+        let pointwise = conv.is_pointwise();
         // With a few output channels the block would be mostly padding.
         let subgroups = pointwise && self.target.subgroups && conv.weight.shape[0] > 8 && (h * w).is_multiple_of(4);
         if group.depthwise.is_some() || subgroups {
             return Ok(vec![self.separable(group, &conv)]);
         }
         let dispatch = if pointwise {
-            self.pointwise(&conv, [n, c, h * w], node, last)
-        } else if conv.groups == c && c > 1 {
+            self.pointwise(&conv, [n, k, h * w], node, last)
+        } else if self.is_depthwise(group, &conv) {
             self.depthwise(&conv, node, last)
         } else {
             self.dense(&conv, node, last)
@@ -80,11 +84,11 @@ impl<'a> Emitter<'a> {
         };
         let twelves = m.div_ceil(12).min(3);
         let blocks = m.div_ceil(12 * twelves);
-        let (packed, eights) =
-            self.pack.separable(taps.as_ref().map(|taps| taps.weight), conv.weight, conv.bias, twelves);
+        let (packed, numbers) =
+            self.pack.separable(taps.as_ref().map(|taps| taps.weight), conv.weight, conv.bias, [12 * twelves, 8]);
         let other = group.add.map(|(_, other)| Source::Value(self.place(other)));
         let sum = ("SUM", u32::from(other.is_some()));
-        constants.extend(super::constants(&[("GROUPS", twelves as u32), ("EIGHTS", eights as u32), sum]));
+        constants.extend(super::constants(&[("GROUPS", twelves as u32), ("EIGHTS", numbers as u32 / 8), sum]));
         let groups = n * blocks * (oh * ow / 4).div_ceil(SUBGROUP as usize);
         let relu_in = taps.as_ref().map_or(conv.relu_in, |taps| taps.relu_in);
         let sizes = [groups, blocks, k, m, h, w, oh, ow, usize::from(relu_in), usize::from(conv.relu_out)];
@@ -143,7 +147,13 @@ impl<'a> Emitter<'a> {
         Dispatch { constants, ..threads(kernel, sizes, vec![self.read(node, 0), packed], self.place(last.output)) }
     }
 
-    fn attributes(&self, node: &Node) -> Conv<'a> {
+    /// Whether every output channel of the convolution reads one input channel, of several.
+    pub(super) fn is_depthwise(&self, group: &Group, conv: &Conv) -> bool {
+        let [_, c, ..] = self.nchw(self.graph.nodes[group.node.index()].inputs[0]);
+        conv.groups == c && c > 1
+    }
+
+    pub(super) fn attributes(&self, node: &Node) -> Conv<'a> {
         let Op::Conv { weight, bias, window, groups, relu_in, relu_out } = node.op else {
             unreachable!("a group around a convolution holds convolutions")
         };
@@ -153,13 +163,18 @@ impl<'a> Emitter<'a> {
 }
 
 impl Conv<'_> {
-    fn constants(&self) -> Vec<(String, u32)> {
+    /// Whether it has one tap, moved by one pixel, and one group. With one tap the dilation means nothing.
+    pub(super) fn is_pointwise(&self) -> bool {
+        self.groups == 1 && Window { dilation: [1, 1], ..self.window } == Window::valid(1, 1)
+    }
+
+    pub(super) fn constants(&self) -> Vec<(String, u32)> {
         let mut constants = relu(self.relu_in, self.relu_out);
         constants.extend(window_constants(&self.window));
         constants
     }
 }
 
-fn relu(before: bool, after: bool) -> Vec<(String, u32)> {
+pub(super) fn relu(before: bool, after: bool) -> Vec<(String, u32)> {
     constants(&[("RELU_IN", u32::from(before)), ("RELU_OUT", u32::from(after))])
 }

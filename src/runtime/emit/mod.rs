@@ -5,7 +5,9 @@
 
 mod conv;
 mod copy;
+mod head;
 mod imported;
+mod tile;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,17 +15,20 @@ use super::RuntimeError;
 use super::kernel::Kernel;
 use super::pack::Pack;
 use super::program::{Dispatch, Place, Port, Program, Source, Step, fold, fold_threads};
+use super::storage::Storage;
 use crate::ir::{Dim, Graph, Model, Node, Op, ParamId, ValueId, Verified, Weights, Window};
-use crate::passes::group::{Group, Grouping, groups};
+use crate::passes::group::{Fits, Group, Grouping, groups};
 use crate::passes::plan::{BUFFER_ALIGN, Plan, plan};
 
 /// What the choice of kernels depends on besides the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Target {
-    /// The adapter computes on the CPU: large register blocks pay, workgroup memory does not.
+    /// The adapter computes on the CPU: large register blocks pay, workgroup memory does not. Elsewhere it is the reverse.
     pub software: bool,
     /// Subgroups have 8 threads and exchange values more cheaply than they load them, as on lavapipe.
     pub subgroups: bool,
+    /// What values and weights are stored as.
+    pub storage: Storage,
 }
 
 /// Compiles `model` for `batch` images.
@@ -31,7 +36,13 @@ pub struct Target {
 /// # Errors
 /// When a node does something that no kernel does, or a value is too large for 32-bit indices.
 pub fn emit(model: &Verified<Model>, batch: usize, target: Target) -> Result<Program, RuntimeError> {
-    emit_grouped(model, batch, target, Grouping { separable: target.subgroups.then_some(conv::fits), add: true })
+    let separable: Option<Fits> = match target {
+        Target { subgroups: true, .. } => Some(conv::fits),
+        Target { software: false, .. } => Some(tile::fits),
+        Target { software: true, .. } => None,
+    };
+    let mean = (!target.software).then_some(head::INPUTS);
+    emit_grouped(model, batch, target, Grouping { separable, add: true, mean })
 }
 
 /// As [`emit`], with the groups that `grouping` allows.
@@ -44,8 +55,10 @@ pub(super) fn emit_grouped(
     let graph = &model.graph;
     check_sizes(graph, batch)?;
     let groups = groups(graph, grouping);
-    let plan = plan(graph, &groups, batch);
-    let mut emitter = Emitter { graph, weights: &model.weights, plan: &plan, batch, target, pack: Pack::default() };
+    let storage = target.storage;
+    let plan = plan(graph, &groups, batch, storage.bytes() as u64);
+    let pack = Pack::new(storage);
+    let mut emitter = Emitter { graph, weights: &model.weights, plan: &plan, batch, target, pack };
     let port = |name: &str, value: ValueId| Port {
         name: name.into(),
         shape: emitter.shape(value),
@@ -55,12 +68,14 @@ pub(super) fn emit_grouped(
     let inputs = graph.inputs.iter().map(|v| port(&graph.value(*v).name, *v)).collect();
     let outputs = graph.outputs.iter().map(|o| port(&o.name, o.value)).collect();
     let steps = groups.iter().map(|group| emitter.step(group)).collect::<Result<_, _>>()?;
-    let weights = emitter.pack.floats;
+    let mut weights = emitter.pack.floats;
+    // What the file of a plan holds, or the device, is what the program holds.
+    weights.iter_mut().for_each(|x| *x = storage.rounded(*x));
     let (name, unshared_bytes) = (graph.name.clone(), plan.unshared_bytes);
     // What kernels are bound to where they could read another value and do not.
     let mut buffers = plan.buffers;
     buffers.push(NOTHING_BYTES);
-    Ok(Program { name, batch, buffers, unshared_bytes, inputs, steps, outputs, weights })
+    Ok(Program { name, batch, storage, buffers, unshared_bytes, inputs, steps, outputs, weights })
 }
 
 /// Bytes of the last buffer, which holds nothing.
@@ -97,6 +112,7 @@ impl Emitter<'_> {
         }
         let mut dispatches = match &node.op {
             Op::Conv { .. } => self.conv(group)?,
+            Op::Linear { .. } => vec![self.head(group)],
             Op::BatchNorm { .. }
             | Op::Relu
             | Op::QuantizeDequantize(_)
@@ -105,7 +121,6 @@ impl Emitter<'_> {
             | Op::AvgPool { .. }
             | Op::GlobalAvgPool
             | Op::Flatten { .. }
-            | Op::Linear { .. }
             | Op::Add
             | Op::Concat { .. }
             | Op::Slice { .. }
@@ -149,14 +164,6 @@ impl Emitter<'_> {
             }
             Op::Flatten { .. } | Op::DropPath => Ok(Vec::new()),
             Op::Imported(op) => self.imported(node, op),
-            Op::Linear { weight, bias } => {
-                let (weight, bias) = (self.weights.get(*weight), bias.map(|b| self.weights.get(b)));
-                let (packed, bias_at) = self.pack.linear(weight, bias);
-                let (outputs, inputs) = (weight.shape[0], weight.shape[1]);
-                let count = self.elements(node.inputs[0]) / inputs * outputs.div_ceil(4);
-                let sizes = [count, inputs, outputs, bias_at];
-                one(threads(Kernel::Linear, &sizes, vec![self.read(node, 0), packed], write))
-            }
             Op::Add => one(threads(Kernel::Add, &[vec4s], vec![self.read(node, 0), self.read(node, 1)], write)),
             Op::Concat { axis } => self.concat(node, *axis),
             Op::Slice { ranges } => one(self.slice(node, ranges)?),
@@ -171,8 +178,8 @@ impl Emitter<'_> {
                 })
                 .collect()),
             Op::ChannelShuffle { groups } => one(self.channel_shuffle(node, *groups)?),
-            // Convolutions are emitted as groups.
-            Op::Conv { .. } | Op::Separable { .. } | Op::Mix { .. } => {
+            // Convolutions and linear layers are emitted as groups.
+            Op::Conv { .. } | Op::Linear { .. } | Op::Separable { .. } | Op::Mix { .. } => {
                 let why = "it is made for training only (a bug in the compiler, please report it)".into();
                 Err(RuntimeError::Unsupported { node: node.name.clone(), op: node.op.name(), why })
             }
@@ -214,7 +221,9 @@ impl Emitter<'_> {
     }
 
     fn place(&self, value: ValueId) -> Place {
-        let bytes = (4 * self.elements(value) as u64).next_multiple_of(BUFFER_ALIGN).max(BUFFER_ALIGN);
+        let bytes = (self.target.storage.bytes() as u64 * self.elements(value) as u64)
+            .next_multiple_of(BUFFER_ALIGN)
+            .max(BUFFER_ALIGN);
         Place { buffer: self.plan.buffer(value), offset: self.plan.offset(value), bytes }
     }
 
