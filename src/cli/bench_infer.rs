@@ -19,7 +19,7 @@ use super::validation::rows_of;
 use super::{Verdict, load};
 use crate::ir::Tensor;
 use crate::passes::{RUNTIME, apply};
-use crate::runtime::{AdapterChoice, BackendName, CacheFacts, LaunchTime, Session};
+use crate::runtime::{AdapterChoice, BackendName, CacheFacts, LaunchTime, Session, Storage};
 
 /// Time an ONNX model on a GPU adapter
 #[derive(Debug, Args)]
@@ -39,6 +39,9 @@ pub struct InferArgs {
     /// Measure once more with so many runs on their way at once: the device computes one while the host reads another
     #[arg(long, value_name = "N", value_parser = above_zero)]
     in_flight: Option<usize>,
+    /// Store values and weights as float16 on the adapter, which must have 16-bit floats in shaders; sums stay float32
+    #[arg(long)]
+    fp16: bool,
     /// Seed of the inputs
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -51,6 +54,8 @@ const SLOWEST: usize = 8;
 struct Timings {
     adapter: String,
     backend: BackendName,
+    /// What values and weights are stored as.
+    storage: Storage,
     /// To read the file, apply the passes, choose kernels and upload the weights.
     load_ms: f64,
     /// To compile the pipelines.
@@ -90,7 +95,8 @@ pub fn run(args: &InferArgs, console: &Console) -> Result<Verdict> {
     let model = load::model(&args.model)?;
     let batch = rows_of(&model, args.batch, 1)?;
     let (model, _) = apply(RUNTIME, model)?;
-    let mut session = Session::on(&gpu, &model, batch)?;
+    let storage = if args.fp16 { Storage::Float16 } else { Storage::Float32 };
+    let mut session = Session::with_storage(&gpu, &model, batch, storage)?;
     let ready_ms = milliseconds(start);
 
     let inputs = random_inputs(&model.graph, batch, args.seed, 0);
@@ -119,6 +125,7 @@ pub fn run(args: &InferArgs, console: &Console) -> Result<Verdict> {
     let timings = Timings {
         adapter: facts.adapter.name.clone(),
         backend: facts.adapter.backend,
+        storage: facts.storage,
         load_ms: ready_ms - facts.compile_ms,
         compile_ms: facts.compile_ms,
         pipeline_cache: facts.pipeline_cache,
@@ -164,13 +171,14 @@ fn milliseconds(start: Instant) -> f64 {
 
 fn text(t: &Timings) -> String {
     let mut text = format!(
-        "{} ({}), batch {}, {} dispatches\n  load {:.1} ms, compile {:.1} ms{}, first run {:.2} ms\n  \
+        "{} ({}), batch {}, {} dispatches{}\n  load {:.1} ms, compile {:.1} ms{}, first run {:.2} ms\n  \
          {} runs: median {:.2} ms, 95 % within {:.2} ms, {:.1} images a second\n  \
          memory: buffers {:.2} MiB ({:.2} without sharing), weights {:.2} MiB\n",
         t.adapter,
         t.backend,
         t.batch,
         t.dispatches,
+        if t.storage == Storage::Float16 { ", values in float16" } else { "" },
         t.load_ms,
         t.compile_ms,
         if t.pipeline_cache.is_some_and(|cache| cache.warm) { " with pipelines kept from before" } else { "" },

@@ -22,7 +22,7 @@ use crate::ir::{Model, Tensor, Verified, fingerprint, verify};
 use crate::lower::Network;
 use crate::onnx::{self, ModelInfo, Target, WriteOptions};
 use crate::passes::{EXPORT, EXPORT_KEEP_BN, MERGE_REDUCE, Pass, apply};
-use crate::runtime::{AdapterChoice, Precision, Reference, Tolerance, compare};
+use crate::runtime::{AdapterChoice, Precision, Reference, Storage, Tolerance, compare};
 use crate::train::augmentation;
 use crate::train::config::TrainConfig;
 use crate::train::module::{GraphModule, Mode, download};
@@ -186,6 +186,7 @@ fn check(plan: &Plan, images: Tensor, logits: Tensor, console: &Console) -> Resu
     let request = Request {
         adapter: &plan.export.adapter,
         batch: None,
+        storage: Storage::Float32,
         tolerance: Some(tolerance),
         reference_samples: 4.min(images.shape[0]),
         layers: false,

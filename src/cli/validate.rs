@@ -13,11 +13,11 @@ use super::args::{above_zero, not_negative};
 use super::feed::{Feed, Known, LabelledImages};
 use super::progress::Console;
 use super::tensor_file::TensorFile;
-use super::validation::{LAYER_TOLERANCE, Request, ValidationReport, layer_ok, validate_model};
+use super::validation::{Request, ValidationReport, layer_ok, layer_tolerance, validate_model};
 use super::{Verdict, load};
 use crate::data::Dataset;
 use crate::ir::{Graph, Model, Tensor};
-use crate::runtime::{AdapterChoice, Comparison, Precision, Tolerance};
+use crate::runtime::{AdapterChoice, Comparison, Precision, Storage, Tolerance};
 
 /// Layers that are printed without -v.
 const LAYERS_SHOWN: usize = 10;
@@ -59,8 +59,11 @@ pub struct ValidateArgs {
     /// Seed of random inputs
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Allowed difference relative to the expected value; 1e-3 if absent. A quantised model, if neither this nor --atol is given,
-    /// may differ by 5 % of its largest output
+    /// Store values and weights as float16 on the adapter, which must have 16-bit floats in shaders; sums stay float32
+    #[arg(long)]
+    fp16: bool,
+    /// Allowed difference relative to the expected value; 1e-3 if absent. If neither this nor --atol is given, a quantised model
+    /// may differ by 5 % of its largest output, one in float16 by 2 %
     #[arg(long, value_name = "X", value_parser = not_negative)]
     rtol: Option<f64>,
     /// Allowed absolute difference; 1e-4 if absent
@@ -85,6 +88,7 @@ pub fn run(args: &ValidateArgs, console: &Console) -> Result<Verdict> {
     let request = Request {
         adapter: &args.adapter.clone().unwrap_or_default(),
         batch: args.batch,
+        storage: if args.fp16 { Storage::Float16 } else { Storage::Float32 },
         tolerance,
         precision: if args.reference == "f64" { Precision::Double } else { Precision::Single },
         reference_samples: args.reference_samples,
@@ -148,7 +152,8 @@ fn tensors(names: &[&str], [usual, kind]: [&str; 2], get: impl Fn(&[&str]) -> Re
 }
 
 fn text(r: &ValidationReport, verbose: bool) -> String {
-    let mut out = format!("{} ({}), {} samples in runs of {}\n", r.adapter, r.backend, r.samples, r.batch);
+    let half = if r.storage == Storage::Float16 { ", values in float16" } else { "" };
+    let mut out = format!("{} ({}), {} samples in runs of {}{half}\n", r.adapter, r.backend, r.samples, r.batch);
     let heads = ["compared with", "samples", "max abs", "max rel", "cosine", "argmax"];
     let _ = writeln!(
         out,
@@ -188,7 +193,7 @@ fn text(r: &ValidationReport, verbose: bool) -> String {
         let _ = writeln!(out, "  {shown} of {} layers{which}, the worst first:", layers.len());
         for layer in &layers[..shown] {
             let c = &layer.comparison;
-            let mark = if layer_ok(layer) { "" } else { "  WRONG" };
+            let mark = if layer_ok(layer, r.storage) { "" } else { "  WRONG" };
             let _ = writeln!(
                 out,
                 "    {:>9.2e} abs {:>9.2e} rel  {} ({}){mark}",
@@ -199,15 +204,15 @@ fn text(r: &ValidationReport, verbose: bool) -> String {
     let rule = format!("{:e} + {:e} * |expected|", r.tolerance.atol, r.tolerance.rtol);
     let beyond = r.reference.beyond + r.expected.as_ref().map_or(0, |c| c.beyond);
     let compared: Vec<_> = r.layers.iter().chain(&r.expected_layers).flatten().collect();
-    let layers = compared.iter().filter(|layer| !layer_ok(layer)).count();
+    let layers = compared.iter().filter(|layer| !layer_ok(layer, r.storage)).count();
+    let near = layer_tolerance(r.storage);
     let _ = match (beyond, layers) {
         (0, 0) if compared.is_empty() => writeln!(out, "ok: every output is within {rule}"),
-        (0, 0) => writeln!(
-            out,
-            "ok: every output is within {rule}, every layer within {LAYER_TOLERANCE:e} of its largest element"
-        ),
+        (0, 0) => {
+            writeln!(out, "ok: every output is within {rule}, every layer within {near:e} of its largest element")
+        }
         (0, _) => {
-            writeln!(out, "NOT OK: {layers} layers differ by more than {LAYER_TOLERANCE:e} of their largest element")
+            writeln!(out, "NOT OK: {layers} layers differ by more than {near:e} of their largest element")
         }
         _ => writeln!(out, "NOT OK: {beyond} output elements are beyond {rule}"),
     };

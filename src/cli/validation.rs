@@ -17,8 +17,8 @@ use super::tensors::{append_rows, argmax, slice_rows};
 use crate::ir::{Model, Tensor, Verified};
 use crate::passes::{RUNTIME, apply};
 use crate::runtime::{
-    AdapterChoice, BackendName, Comparison, Gpu, LayerComparison, NonFinite, Precision, Reference, RuntimeError,
-    Session, Started, Tolerance, compare, compare_layers, first_non_finite,
+    AdapterChoice, BackendName, Comparison, LayerComparison, NonFinite, Precision, Reference, RuntimeError, Session,
+    Started, Storage, Tolerance, compare, compare_layers, first_non_finite,
 };
 
 /// How many times the allowed difference the outputs must vary, so that their agreement says something about all layers.
@@ -28,7 +28,7 @@ const TELLING: f64 = 10.0;
 const IN_FLIGHT: usize = 2;
 
 /// How far a layer may differ, relative to its largest element: a thousand times what rounding does in deep networks.
-pub const LAYER_TOLERANCE: f64 = 1e-3;
+const LAYER_TOLERANCE: f64 = 1e-3;
 
 /// Steps by which a layer that rounds to eight bits may be off: one, with its rounding in float32.
 const STEP_TOLERANCE: f64 = 1.001;
@@ -37,13 +37,20 @@ const STEP_TOLERANCE: f64 = 1.001;
 /// two codes becomes either, and what that does reaches the outputs.
 pub const QUANTIZED_TOLERANCE: f64 = 5e-2;
 
+/// How far a layer, or an output relative to the largest one, may differ where values are stored as float16. One rounding is
+/// up to 2^-11 = 4.9e-4 of an element; every layer of a deep network adds its own.
+const HALF_TOLERANCE: f64 = 2e-2;
+
 /// How a model is validated.
 pub struct Request<'a> {
     /// Where it runs.
     pub adapter: &'a AdapterChoice,
     /// Images in a run; chosen if absent.
     pub batch: Option<usize>,
-    /// How far results may differ. If absent the usual tolerance, for quantised models one relative to the largest output.
+    /// What the session stores values and weights as.
+    pub storage: Storage,
+    /// How far results may differ. If absent the usual tolerance, for quantised models and for values stored as float16 one
+    /// relative to the largest output.
     pub tolerance: Option<Tolerance>,
     /// How the reference rounds.
     pub precision: Precision,
@@ -66,6 +73,8 @@ pub struct ValidationReport {
     /// Name of the adapter.
     pub adapter: String,
     pub backend: BackendName,
+    /// What the session stored values and weights as; the reference and all that is given are float32.
+    pub storage: Storage,
     /// `expected` if expected outputs were given, else `reference`.
     pub against: &'static str,
     /// `float32` if the reference rounds every value as the adapter does, `float64` if it rounds nothing.
@@ -142,7 +151,8 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
         console.detail(format_args!("pass {}: {} rewrites, {} nodes", done.pass, done.rewrites, done.nodes));
     }
     let gpu = load::gpu(request.adapter)?;
-    let mut session = Session::on(&gpu, &optimised, rows)?;
+    let storage = request.storage;
+    let mut session = Session::with_storage(&gpu, &optimised, rows, storage)?;
     let adapter = session.facts().adapter.clone();
     console.detail(format_args!("adapter {adapter}"));
     let reference = Reference::with_precision(model, request.precision);
@@ -181,7 +191,7 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
     drop(bar);
 
     let names: Vec<&str> = model.graph.outputs.iter().map(|o| o.name.as_str()).collect();
-    let tolerance = request.tolerance.unwrap_or_else(|| usual_tolerance(model, &reference_got));
+    let tolerance = request.tolerance.unwrap_or_else(|| usual_tolerance(model, storage, &reference_got));
     let worst = |got: &[Tensor], expected: &[Tensor]| worst(&names, got, expected, tolerance);
     let by_reference = worst(&got, &reference_got)?;
     let rounding = judged.then(|| worst(&rounded_got, &reference_got)).transpose()?;
@@ -197,7 +207,8 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
     };
     let expected_layers = known.layers.as_ref().map(|file| {
         console.detail("comparing with every layer that was given");
-        given_layers(model, &gpu, &feed.inputs(&model.graph, 0, rows)?, file, tolerance)
+        let session = Session::with_storage(&gpu, model, rows, storage)?;
+        given_layers(model, session, &feed.inputs(&model.graph, 0, rows)?, file, tolerance)
     });
     let expected_layers = expected_layers.transpose()?.filter(|layers| !layers.is_empty());
     let outputs_ok = by_reference.ok && by_expected.as_ref().is_none_or(|c| c.ok);
@@ -212,7 +223,7 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
             Some(compare_layers(reference, &mut session, &inputs, tolerance)?)
         }
     };
-    let ok = outputs_ok && layers.iter().chain(&expected_layers).flatten().all(layer_ok);
+    let ok = outputs_ok && layers.iter().chain(&expected_layers).flatten().all(|layer| layer_ok(layer, storage));
     let accuracy = |outputs: &[Tensor]| match feed {
         Feed::Images(images) => outputs.first().map(|logits| accuracy(logits, &images.labels)),
         Feed::Given { .. } | Feed::Random { .. } => None,
@@ -222,6 +233,7 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
         ok,
         adapter: adapter.name,
         backend: adapter.backend,
+        storage,
         against: if by_expected.is_some() { "expected" } else { "reference" },
         reference_precision: if judged { "float64" } else { "float32" },
         expected_by: known.by.clone(),
@@ -248,10 +260,21 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
 /// Whether a layer agrees. The tolerance of the outputs says nothing here: an absolute one passes any layer of small
 /// values, and one that is tight on purpose may fail a layer for its rounding. So its own scale counts. Rounding to eight bits
 /// may be off by a step.
-pub fn layer_ok(layer: &LayerComparison) -> bool {
+pub fn layer_ok(layer: &LayerComparison, storage: Storage) -> bool {
+    let near = layer.comparison.max_rel <= layer_tolerance(storage);
     match layer.step {
-        Some(step) => layer.comparison.max_abs <= STEP_TOLERANCE * f64::from(step),
-        None => layer.comparison.max_rel <= LAYER_TOLERANCE,
+        Some(step) => {
+            layer.comparison.max_abs <= STEP_TOLERANCE * f64::from(step) || storage == Storage::Float16 && near
+        }
+        None => near,
+    }
+}
+
+/// How far a layer that does not round to eight bits may differ, relative to its largest element.
+pub fn layer_tolerance(storage: Storage) -> f64 {
+    match storage {
+        Storage::Float32 => LAYER_TOLERANCE,
+        Storage::Float16 => HALF_TOLERANCE,
     }
 }
 
@@ -259,13 +282,12 @@ pub fn layer_ok(layer: &LayerComparison) -> bool {
 /// read: the passes give nodes values that other programs do not have.
 fn given_layers(
     model: &Verified<Model>,
-    gpu: &Gpu,
+    mut session: Session,
     inputs: &[Tensor],
     file: &TensorFile,
     tolerance: Tolerance,
 ) -> Result<Vec<LayerComparison>> {
     let rows = inputs.first().and_then(|t| t.shape.first()).copied().unwrap_or(1);
-    let mut session = Session::on(gpu, model, rows)?;
     let mut layers = Vec::new();
     let mut outcome = Ok(());
     session.run_all(inputs, &mut |name, got| {
@@ -295,10 +317,12 @@ fn first_bad_row(output: &Tensor) -> Option<usize> {
 }
 
 /// The tolerance where none was asked for.
-fn usual_tolerance(model: &Model, outputs: &[Tensor]) -> Tolerance {
-    match model.graph.is_quantized() {
-        true => Tolerance { atol: QUANTIZED_TOLERANCE * largest(outputs), rtol: 0.0 },
-        false => Tolerance::default(),
+fn usual_tolerance(model: &Model, storage: Storage, outputs: &[Tensor]) -> Tolerance {
+    let of_largest = |share| Tolerance { atol: share * largest(outputs), rtol: 0.0 };
+    match (model.graph.is_quantized(), storage) {
+        (true, _) => of_largest(QUANTIZED_TOLERANCE),
+        (false, Storage::Float16) => of_largest(HALF_TOLERANCE),
+        (false, Storage::Float32) => Tolerance::default(),
     }
 }
 

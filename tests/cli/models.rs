@@ -335,6 +335,30 @@ fn plan_writes_what_another_host_needs_without_an_adapter() {
     assert!(run.code == 2 && run.stderr.contains("taken"), "{run:?}");
 }
 
+#[test]
+fn values_in_float16_are_told_and_refused_where_the_adapter_has_none() {
+    let (folder, _) = folder();
+    let plan = |more: &[&str]| folder.run(&[&["plan", "m.onnx", "--out", "plan", "--json"], more].concat()).json();
+    let (whole, half) = (plan(&[]), plan(&["--fp16"]));
+    assert_eq!((&whole["storage"], &half["storage"]), (&"float32".into(), &"float16".into()));
+    for key in ["buffer_mib", "weight_mib"] {
+        let share = half[key].as_f64().unwrap() / whole[key].as_f64().unwrap();
+        assert!((0.5..0.7).contains(&share), "{key}: {share}");
+    }
+    for facts in adapters() {
+        let on = facts.index.to_string();
+        let validate = folder.run(&["validate", "m.onnx", "--fp16", "--samples", "4", "--adapter", &on, "--json"]);
+        let bench = folder.run(&["bench", "infer", "m.onnx", "--fp16", "--steps", "1", "--adapter", &on, "--json"]);
+        for run in [validate, bench] {
+            if facts.f16 {
+                assert_eq!((run.code, &run.json()["storage"]), (0, &"float16".into()), "{run:?}");
+            } else {
+                assert!(run.code == 2 && run.stderr.contains("has no 16-bit floats in shaders"), "{run:?}");
+            }
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn without_any_adapter_nothing_is_validated_and_the_way_out_is_told() {
