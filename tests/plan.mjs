@@ -15,6 +15,7 @@ const { create, globals } = await import(pathToFileURL(join(resolve(modules), 'w
 Object.assign(globalThis, globals);
 
 const { program, kernels } = JSON.parse(readFileSync(join(folder, 'plan.json'), 'utf8'));
+if (program.storage !== 'float32') throw new Error(`the plan stores ${program.storage}; this host reads and writes float32`);
 const weightBytes = readFileSync(join(folder, 'weights.bin'));
 const tensors = readSafetensors(samples);
 
