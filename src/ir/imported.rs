@@ -161,7 +161,8 @@ mod tests {
     fn shapes_spread_as_in_numpy_and_the_batch_stays_first() {
         let shape =
             |dims: &[usize]| Shape(dims.iter().map(|&d| if d == 0 { Dim::Batch } else { Dim::Fixed(d) }).collect());
-        let cases: [(&[usize], &[usize], Option<&[usize]>); 8] = [
+        type Case<'a> = (&'a [usize], &'a [usize], Option<&'a [usize]>);
+        let cases: [Case; 8] = [
             (&[3, 4, 5], &[5], Some(&[3, 4, 5])),
             (&[0, 4, 5], &[4, 1], Some(&[0, 4, 5])),
             (&[0, 4, 1], &[1, 1, 6], Some(&[0, 4, 6])),

@@ -256,7 +256,8 @@ impl Table {
             let y = b.node("sum", Op::Imported(Imported::Elementwise(Arithmetic::Add)), &[constant, x]).unwrap();
             b.output("out", y);
         }));
-        let products: [(&[usize], &[usize], Option<&[usize]>, [bool; 2]); 5] = [
+        type Product<'a> = (&'a [usize], &'a [usize], Option<&'a [usize]>, [bool; 2]);
+        let products: [Product; 5] = [
             (&[3, 6], &[6, 4], None, [false, false]),
             (&[6, 3], &[6, 4], Some(&[3, 4]), [true, false]),
             (&[3, 6], &[5, 6], Some(&[1, 5]), [false, true]),

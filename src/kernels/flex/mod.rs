@@ -13,6 +13,7 @@ pub mod memory;
 pub mod norm;
 mod pixels;
 pub mod planes;
+pub mod products;
 pub mod separable;
 mod simd;
 pub mod team;

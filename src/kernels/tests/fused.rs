@@ -8,8 +8,9 @@ use super::{
     super::{
         Window,
         cpu::{
-            combine::{Combination, Factor, Source, products, tensor_and_products},
+            combine::{Combination, Source},
             convolve_gradient_grads, convolve_rectified_grads, norm, planes,
+            products::{Factor, products, tensor_and_products},
             separable::{self, Lines, Unit, UnitWeights, channels_read},
         },
         ops::{KernelGrads, Wanted},

@@ -12,8 +12,10 @@ use super::{
 use crate::ir::{ParamId, ValueId};
 use crate::kernels::{
     cpu::{
-        combine::{Combination, Factor, Products, Source, tensor_and_products},
-        planes, separable, with_team,
+        combine::{Combination, Source},
+        planes,
+        products::{Factor, Products, tensor_and_products},
+        separable, with_team,
     },
     ops::KernelGrads,
 };

@@ -2,7 +2,10 @@
 use burn::backend::flex::FlexTensor;
 
 use super::value::Norm;
-use crate::kernels::cpu::combine::{Combination, Factor, Source, products, tensor_and_products};
+use crate::kernels::cpu::{
+    combine::{Combination, Source},
+    products::{Factor, products, tensor_and_products},
+};
 
 /// The gradient of one value, as far as its readers have given it.
 pub struct Gradient {
