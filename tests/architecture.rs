@@ -60,7 +60,7 @@ pub const EXTERNAL: &[(&str, &[&str])] = &[
     ("clap", &["cli", "main"]),
     ("crc32fast", &["train"]),
     ("gemm", &["kernels"]),
-    ("half", &["onnx", "train", "cli"]),
+    ("half", &["onnx", "train", "cli", "runtime"]),
     ("image", &["data"]),
     ("indicatif", &["cli"]),
     ("libc", &["kernels"]),

@@ -17,10 +17,7 @@ impl Emitter<'_> {
     pub(super) fn head(&mut self, group: &Group) -> Dispatch {
         let graph = self.graph;
         let node = &graph.nodes[group.node.index()];
-        let (weight, bias) = match node.op {
-            Op::Linear { weight, bias } => (weight, bias),
-            _ => unreachable!("a group around a linear layer holds one"),
-        };
+        let Op::Linear { weight, bias } = node.op else { unreachable!("a group around a linear layer holds one") };
         let get = |id: ParamId| -> &Tensor { self.weights.get(id) };
         let (weight, bias) = (get(weight), bias.map(get));
         let (packed, bias_at) = self.pack.linear(weight, bias);
