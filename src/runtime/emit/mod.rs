@@ -41,8 +41,7 @@ pub fn emit(model: &Verified<Model>, batch: usize, target: Target) -> Result<Pro
         Target { software: false, .. } => Some(tile::fits),
         Target { software: true, .. } => None,
     };
-    let mean = (!target.software).then_some(head::INPUTS);
-    emit_grouped(model, batch, target, Grouping { separable, add: true, mean })
+    emit_grouped(model, batch, target, Grouping { separable, add: true, mean: Some(head::INPUTS) })
 }
 
 /// As [`emit`], with the groups that `grouping` allows.
