@@ -30,6 +30,8 @@ INT8 = "onnxruntime, CPU, `--int8` (5 cells, 8 channels)"
 FORMAT = "onnx.checker, strict shape inference, onnxsim"
 # Logits must vary between images by this share of the largest one.
 MIN_SPREAD = 0.01
+# What the scales of the weights are multiplied by, until the logits vary.
+GAINS = (1.0, 1.5, 2.0, 3.0)
 
 
 class Network:
@@ -42,35 +44,43 @@ class Network:
     def model(self, variant):
         """The path of the exported model; raises if there is none."""
         if variant not in self.made:
-            self.made[variant] = self.export(variant)
+            base = "small" if variant == "small" else "plain"
+            # The weights are chosen with the plain file.
+            self.reference(base)
+        if variant not in self.made:
+            more = {"fp16": ["--fp16"], "candle": ["--target", "candle"]}[variant]
+            self.made[variant] = self.export(variant, *more)
         return self.made[variant]
 
-    def export(self, variant):
-        more = {"plain": [], "fp16": ["--fp16"], "candle": ["--target", "candle"], "small": []}[variant]
+    def export(self, variant, *more):
         flags = self.flags
-        if variant == "small":
-            flags = flags if flags == SMALL else [*flags, *SMALL]
-        key = "small" if variant == "small" else "full"
-        if key not in self.made:
-            self.made[key] = weights(self.options, f"{self.name}-{key}", self.genotype, *flags)
-        return export(self.options, f"{self.name}-{variant}", self.genotype, *flags, "--weights", self.made[key], *more)
+        if variant == "small" and flags != SMALL:
+            flags = [*flags, *SMALL]
+        file = self.options.work / "models" / f"{self.name}-{'small' if variant == 'small' else 'full'}" / "weights.safetensors"
+        return export(self.options, f"{self.name}-{variant}", self.genotype, *flags, "--weights", file, *more)
 
     def reference(self, variant):
         """Batches, the logits of each, and how far the logits of one class are apart for different images: the rest does
         not depend on the image."""
-        variant = "small" if variant == "small" else "plain"
-        if variant not in self.references:
-            path = self.model(variant)
-            session = Session(path, optimise=False)
-            size = [d.dim_value for d in onnx.load(path).graph.input[0].type.tensor_type.shape.dim][1:]
-            batches = [images(count, size) for count in (1, 7)]
-            expected = [session(batch) for batch in batches]
-            spread = float((expected[1].max(0) - expected[1].min(0)).max())
-            largest = float(np.abs(expected[1]).max())
-            if not spread > MIN_SPREAD * largest:
+        base = "small" if variant == "small" else "plain"
+        if base not in self.references:
+            flags = [*self.flags, *SMALL] if base == "small" and self.flags != SMALL else self.flags
+            for gain in GAINS:
+                weights(self.options, f"{self.name}-{'small' if base == 'small' else 'full'}", self.genotype, *flags, gain=gain)
+                path = self.export(base)
+                session = Session(path, optimise=False)
+                size = [d.dim_value for d in onnx.load(path).graph.input[0].type.tensor_type.shape.dim][1:]
+                batches = [images(count, size) for count in (1, 7)]
+                expected = [session(batch) for batch in batches]
+                spread = float((expected[1].max(0) - expected[1].min(0)).max())
+                largest = float(np.abs(expected[1]).max())
+                # Written so that a NaN is none.
+                if spread > MIN_SPREAD * largest and np.isfinite(largest):
+                    break
+            else:
                 raise SystemExit(f"{self.name}: logits up to {largest:.1e} that vary by {spread:.1e}: they would tell nothing")
-            self.references[variant] = batches, expected, spread
-        return self.references[variant]
+            self.made[base], self.references[base] = path, (batches, expected, spread)
+        return self.references[base]
 
 
 def int8(options, name, genotype):
@@ -161,7 +171,7 @@ def print_table(results):
         good = [found["difference"] for found in tried.values() if "why" not in found]
         apart = len(outcomes) - len(tried)
         count = f"{len(good)} of {len(tried)}" + (f", {apart} have no such form" if apart else "")
-        worst = "-" if row == FORMAT else f"{max(good, default=0.0):.1e}"
+        worst = "-" if row == FORMAT or not good else f"{max(good):.1e}"
         print(f"| {row} | {entry['version']} | {count} | {worst} |")
         failures += [(row, name, found.get("why") or f"not written: {found['refused']}") for name, found in outcomes.items()
                      if "why" in found or "refused" in found]

@@ -75,9 +75,9 @@ def build(options, genotype, out, *flags):
         raise RuntimeError(done.stderr.strip() or "the program fails without a message")
 
 
-def weights(options, name, genotype, *flags):
+def weights(options, name, genotype, *flags, gain=1.0):
     """Seeded weights that let a signal through. With the starting ones it fades within a few cells, and the logits are the
-    classifier's bias, on which every program agrees whatever it computes."""
+    classifier's bias, on which every program agrees whatever it computes. `gain` is for cells that take more away."""
     folder = options.work / "models" / name
     build(options, genotype, folder, *flags)
     file = folder / "weights.safetensors"
@@ -88,7 +88,7 @@ def weights(options, name, genotype, *flags):
             tensor[:] = 0
         elif "norm" in key and key.endswith(".weight"):
             # What ReLU and convolutions take away; two edges are added in a node.
-            tensor[:] = (2.0 if "preprocess" in key else 3.0) * choose.uniform(0.8, 1.2, tensor.shape)
+            tensor[:] = gain * (2.0 if "preprocess" in key else 3.0) * choose.uniform(0.8, 1.2, tensor.shape)
         elif "norm" in key and key.endswith((".bias", ".running_mean")):
             tensor[:] = choose.normal(0, 0.05, tensor.shape)
     save_file(tensors, file)

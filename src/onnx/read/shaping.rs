@@ -9,6 +9,7 @@ use super::view::View;
 use super::{MAX_ELEMENTS, MAX_RANK, Reader};
 use crate::ir::{Dim, Op, Range, Shape, ValueId};
 use crate::onnx::OnnxError;
+use crate::onnx::proto::NodeProto;
 
 /// Bounds of a Slice along one axis, as ONNX means them.
 #[derive(Debug, Clone, Copy)]
@@ -106,8 +107,12 @@ impl<'a> Reader<'a> {
         self.fold_ahead(join);
         let joined = self.numbers(view, back.input.get(1)?).ok()?;
         let turned = Shape(vec![shape.0[0], Dim::Fixed(c / groups), Dim::Fixed(groups), Dim::Fixed(h), Dim::Fixed(w)]);
-        let fits = turns && back.attribute.is_empty() && reshapes_to(&shape, target, &split, false);
-        (fits && reshapes_to(&turned, &joined, &shape.0, false)).then_some((groups, [swap, join]))
+        // With `allowzero` a 0 is a size, which no image has.
+        let allowzero =
+            |node: &NodeProto| node.attribute.iter().any(|a| a.name == "allowzero" && a.i.unwrap_or(0) != 0);
+        let plain = back.attribute.iter().all(|a| a.name == "allowzero");
+        let fits = turns && plain && reshapes_to(&shape, target, &split, allowzero(view.proto));
+        (fits && reshapes_to(&turned, &joined, &shape.0, allowzero(back))).then_some((groups, [swap, join]))
     }
 
     /// Slice with constant bounds.

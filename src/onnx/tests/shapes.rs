@@ -223,7 +223,7 @@ fn a_channel_shuffle_may_compute_its_sizes() {
             list_of("h", "hh2"),
             list_of("w", "ww2"),
             join("b minus hh2 ww2", "back"),
-            node("Reshape", "u back", "y", vec![]),
+            node("Reshape", "u back", "y", vec![int("allowzero", 0)]),
         ],
     );
     let file = file(nodes, constants());
