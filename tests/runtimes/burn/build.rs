@@ -21,7 +21,7 @@ fn main() {
             Ok(()) => {
                 let _ = writeln!(
                     modules,
-                    "mod network_{i} {{ include!(concat!(env!(\"OUT_DIR\"), \"/model/network_{i}.rs\")); }}"
+                    "#[allow(dead_code)]\nmod network_{i} {{ include!(concat!(env!(\"OUT_DIR\"), \"/model/network_{i}.rs\")); }}"
                 );
                 format!("Ok(network_{i}::Model::default().forward(images))")
             }
