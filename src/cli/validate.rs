@@ -13,7 +13,7 @@ use super::args::{above_zero, not_negative};
 use super::feed::{Feed, Known, LabelledImages};
 use super::progress::Console;
 use super::tensor_file::TensorFile;
-use super::validation::{Request, ValidationReport, layer_ok, layer_tolerance, validate_model};
+use super::validation::{HALF_GRAIN, Request, ValidationReport, layer_ok, layer_tolerance, validate_model};
 use super::{Verdict, load};
 use crate::data::Dataset;
 use crate::ir::{Graph, Model, Tensor};
@@ -205,14 +205,17 @@ fn text(r: &ValidationReport, verbose: bool) -> String {
     let beyond = r.reference.beyond + r.expected.as_ref().map_or(0, |c| c.beyond);
     let compared: Vec<_> = r.layers.iter().chain(&r.expected_layers).flatten().collect();
     let layers = compared.iter().filter(|layer| !layer_ok(layer, r.storage)).count();
-    let near = layer_tolerance(r.storage);
+    let near = match r.storage {
+        Storage::Float32 => format!("{:e} of its largest element", layer_tolerance(r.storage)),
+        Storage::Float16 => format!("{:e} of its largest element or {HALF_GRAIN:.1e}", layer_tolerance(r.storage)),
+    };
     let _ = match (beyond, layers) {
         (0, 0) if compared.is_empty() => writeln!(out, "ok: every output is within {rule}"),
         (0, 0) => {
-            writeln!(out, "ok: every output is within {rule}, every layer within {near:e} of its largest element")
+            writeln!(out, "ok: every output is within {rule}, every layer within {near}")
         }
         (0, _) => {
-            writeln!(out, "NOT OK: {layers} layers differ by more than {near:e} of their largest element")
+            writeln!(out, "NOT OK: {layers} layers differ, each by more than {near}")
         }
         _ => writeln!(out, "NOT OK: {beyond} output elements are beyond {rule}"),
     };

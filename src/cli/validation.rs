@@ -42,7 +42,7 @@ pub const QUANTIZED_TOLERANCE: f64 = 5e-2;
 const HALF_TOLERANCE: f64 = 2e-2;
 
 /// Four times the distance of the smallest numbers of float16: what a layer may differ by however small its elements are.
-const HALF_GRAIN: f64 = 4.0 / 16_777_216.0;
+pub const HALF_GRAIN: f64 = 4.0 / 16_777_216.0;
 
 /// How a model is validated.
 pub struct Request<'a> {
