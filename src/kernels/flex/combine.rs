@@ -4,10 +4,6 @@
 //! Takes source tensors and, for each channel, the source planes with their factors; gives the channels written out, plane by
 //! plane for a kernel that reads them, or as a tensor. Nothing is written that nobody reads as a whole. The way back is in
 //! `products`.
-#![allow(
-    clippy::too_many_arguments,
-    reason = "the slices of a vectorised loop are arguments: a struct of borrows would only move the list"
-)]
 use std::{ops::Range, sync::Arc};
 
 use burn::backend::flex::FlexTensor;
