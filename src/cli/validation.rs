@@ -1,8 +1,8 @@
 //! Validation of a model: the shaders against the CPU reference and against known outputs.
 //!
-//! Takes a verified model, as it was read from its file, and what to feed it (see `feed`); gives a [`ValidationReport`]. The session runs
-//! the model after the passes of the runtime, the reference runs it as it is, so that the passes are validated with the
-//! shaders. Reading files and printing are left to the commands.
+//! Takes a verified model, as it was read from its file, and what to feed it (see `feed`); gives a [`ValidationReport`]. The
+//! session runs the model after the passes of the runtime, the reference runs it as it is, so that the passes are validated
+//! with the shaders. Reading files and printing are left to the commands.
 
 use std::collections::VecDeque;
 
@@ -260,9 +260,9 @@ pub fn validate_model(model: &Verified<Model>, request: &Request, console: &Cons
     })
 }
 
-/// Whether a layer agrees. The tolerance of the outputs says nothing here: an absolute one passes any layer of small
-/// values, and one that is tight on purpose may fail a layer for its rounding. So its own scale counts. Rounding to eight bits
-/// may be off by a step. Of layers whose elements are all near 1e-7, as untrained deep networks have them, float16 keeps little.
+/// Whether a layer agrees. The tolerance of the outputs says nothing here: an absolute one passes any layer of small values,
+/// and one that is tight on purpose may fail a layer for its rounding. So its own scale counts. Rounding to eight bits may be
+/// off by a step. Of layers whose elements are all near 1e-7, as untrained deep networks have them, float16 keeps little.
 pub fn layer_ok(layer: &LayerComparison, storage: Storage) -> bool {
     let half = storage == Storage::Float16;
     let near = layer.comparison.max_rel <= layer_tolerance(storage) || half && layer.comparison.max_abs <= HALF_GRAIN;

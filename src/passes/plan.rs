@@ -1,10 +1,11 @@
 //! Buffer planning: which values of a graph share memory.
 //!
-//! Takes a graph, its groups, a batch size and the bytes of an element; gives [`Plan`], which puts every value into one of a few buffers so that two
-//! values that are needed at the same time never share memory. A value is needed from the group that makes it to the last group
-//! that reads it; graph inputs are needed from the start, graph outputs to the end. `Flatten` and `DropPath` (the identity in
-//! evaluation) change no element, so their result lies where their input lies. The parts of a `Concat` that follow each other
-//! in memory are made in their places in its result. Creating the buffers is left to the caller.
+//! Takes a graph, its groups, a batch size and the bytes of an element; gives [`Plan`], which puts every value into one of a
+//! few buffers so that two values that are needed at the same time never share memory. A value is needed from the group that
+//! makes it to the last group that reads it; graph inputs are needed from the start, graph outputs to the end. `Flatten` and
+//! `DropPath` (the identity in evaluation) change no element, so their result lies where their input lies. The parts of a
+//! `Concat` that follow each other in memory are made in their places in its result. Creating the buffers is left to the
+//! caller.
 
 use super::group::Group;
 use crate::ir::{Graph, Op, ValueId};

@@ -72,8 +72,8 @@ pub fn first_non_finite(session: &mut Session, inputs: &[Tensor]) -> Result<Opti
     Ok(first)
 }
 
-/// Runs the model of `reference` on `session` and on the reference, node by node, and compares every value. The worst relative difference
-/// comes first; nodes with the same one stay in the order of the graph.
+/// Runs the model of `reference` on `session` and on the reference, node by node, and compares every value. The worst
+/// relative difference comes first; nodes with the same one stay in the order of the graph.
 ///
 /// # Errors
 /// As [`Session::run`]; [`RuntimeError::CompareShape`] if the session is one of another model.

@@ -1,7 +1,8 @@
 //! Packs parameters the way the kernels read them.
 //!
-//! Takes parameter tensors; gives one array of floats and the places in it, in bytes of what they are stored as. The layouts are those in the headers of the
-//! WGSL files: where a kernel makes four output channels at a time, their weights are four neighbours.
+//! Takes parameter tensors; gives one array of floats and the places in it, in bytes of what they are stored as. The layouts
+//! are those in the headers of the WGSL files: where a kernel makes four output channels at a time, their weights are four
+//! neighbours.
 
 use super::program::{BINDING_ALIGN, Source};
 use super::storage::Storage;

@@ -1,15 +1,17 @@
 //! Plans: a program in two files that any host with WebGPU can carry out.
 //!
 //! Takes a [`Program`]; writes `plan.json` and `weights.bin` into a folder, and reads them back. The plan holds the text of
-//! the kernels, so that a host needs nothing else. To replay it: make the buffers, upload the weights
-//! (little-endian numbers of the program's `storage`, float32 or float16), make a pipeline for each distinct pair of kernel and constants, and for every dispatch bind
+//! the kernels, so that a host needs nothing else. To replay it: make the buffers, upload the weights (little-endian numbers
+//! of the program's `storage`, float32 or float16), make a pipeline for each distinct pair of kernel and constants, and for
+//! every dispatch bind
 //!
 //! - binding 0: its `sizes` as a uniform of 32-bit integers, padded with zeros to a multiple of 16 bytes;
 //! - bindings 1 and on: its `reads`, each a part of a value buffer or of the weights;
 //! - the last binding: its `write`.
 //!
-//! Then, for each run, write the inputs to their places, run the dispatches in order and read the outputs. All values are numbers
-//! of the storage; with float16 the device needs the feature `shader-f16`, and the WGSL begins with the line that enables it.
+//! Then, for each run, write the inputs to their places, run the dispatches in order and read the outputs. All values are
+//! numbers of the storage; with float16 the device needs the feature `shader-f16`, and the WGSL begins with the line that
+//! enables it.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -175,7 +175,7 @@ impl Arena {
 /// than the processor knows the places of small pages.
 #[cfg(target_os = "linux")]
 fn ask_for_huge_pages(start: NonNull<f32>, len: usize) {
-    /// Of any Linux machine: the call takes nothing else than multiples of a page.
+    /// A multiple of the page of any Linux machine: the call takes nothing else.
     const PAGE: usize = 1 << 16;
     let from = start.as_ptr().cast::<u8>();
     let skip = from.align_offset(PAGE);

@@ -27,6 +27,8 @@ pub(super) struct Constants<'a> {
     /// Which constants are one number everywhere, the first that they hold, by place; their elements are counted.
     filled: HashSet<usize>,
     filled_elements: usize,
+    /// How many elements copies of other sizes may still take.
+    budget: usize,
     /// How the constants that are integers become numbers, by place.
     scalings: HashMap<usize, Scaling>,
 }
@@ -40,13 +42,14 @@ pub(super) struct Scaling {
 }
 
 impl<'a> Constants<'a> {
-    /// Finds the constants of `graph`.
-    pub(super) fn new(graph: &'a GraphProto) -> Result<Self, OnnxError> {
+    /// Finds the constants of `graph`; copies of other sizes may have `budget` elements in all.
+    pub(super) fn new(graph: &'a GraphProto, budget: usize) -> Result<Self, OnnxError> {
         let mut found = Self {
             sources: Vec::new(),
             places: HashMap::new(),
             filled: HashSet::new(),
             filled_elements: 0,
+            budget,
             scalings: HashMap::new(),
         };
         let initializers = graph.initializer.iter().map(|t| Ok((t.name.as_str(), Cow::Borrowed(t))));
@@ -102,7 +105,11 @@ impl<'a> Constants<'a> {
         };
         let tensor =
             TensorProto { dims, float_data: vec![number], data_type: data_type::FLOAT, ..TensorProto::default() };
-        self.filled_elements = self.filled_elements.saturating_add(self::dims(output, &tensor)?.1);
+        self.add_filled(view, output, tensor)
+    }
+
+    fn add_filled(&mut self, view: &View<'a>, output: &'a str, tensor: TensorProto) -> Result<(), OnnxError> {
+        self.filled_elements = self.filled_elements.saturating_add(dims(output, &tensor)?.1);
         if self.filled_elements > MAX_FILLED {
             return Err(
                 view.unsupported(format!("filled constants of more than {MAX_FILLED} elements are not supported"))
@@ -121,14 +128,19 @@ impl<'a> Constants<'a> {
         shape: &[usize],
     ) -> Result<(), OnnxError> {
         let place = self.place(view, name)?;
-        let dims = shape.iter().map(|n| *n as i64).collect();
-        let tensor = TensorProto { dims, ..self.source(view, name)?.clone() };
         if self.scalings.contains_key(&place) {
             return Err(view.unsupported("on integers that stand for other numbers it is not supported"));
         }
+        let (source, sizes) = (self.source(view, name)?, shape.iter().map(|n| *n as i64).collect());
         if self.filled.contains(&place) {
-            self.filled.insert(self.sources.len());
+            let tensor = TensorProto { dims: sizes, ..source.clone() };
+            return self.add_filled(view, output, tensor);
         }
+        // Before the copy: a file of many short nodes must not ask for much memory.
+        let left = self.budget.checked_sub(dims(name, source)?.1);
+        let left = left.ok_or_else(|| view.unsupported("all copies of constants with other sizes are too large; store them so"))?;
+        let tensor = TensorProto { dims: sizes, ..source.clone() };
+        self.budget = left;
         self.add(view, output, tensor)
     }
 

@@ -1,7 +1,7 @@
 //! Matrix products, and biases in all the forms in which exporters write them.
 //!
-//! Takes Gemm and MatMul nodes by constant matrices; gives [`Op::Linear`]; other products are left to `arithmetic`. A constant added behind a convolution or a
-//! product, if nothing else reads the result, becomes its bias.
+//! Takes Gemm and MatMul nodes by constant matrices; gives [`Op::Linear`]; other products are left to `arithmetic`. A
+//! constant added behind a convolution or a product, if nothing else reads the result, becomes its bias.
 
 use super::Reader;
 use super::operator::Made;

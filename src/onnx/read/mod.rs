@@ -1,16 +1,16 @@
 //! The reader: the bytes of an ONNX file as a model.
 //!
-//! Takes bytes, trusted in nothing; gives a [`Model`] that is still to be verified, or an error that names the node and
-//! says what is supported. Unpacking the file is in `file`, constants in `constant`, attributes in `view`, operators in
-//! `operator` and the files beside it, arithmetic on shapes in `integers`. Files that ONNX tools made are accepted as well as our own: operator sets 6 to 25,
-//! file format 3 to 13.
+//! Takes bytes, trusted in nothing; gives a [`Model`] that is still to be verified, or an error that names the node and says
+//! what is supported. Unpacking the file is in `file`, constants in `constant`, attributes in `view`, operators in `operator`
+//! and the files beside it, arithmetic on shapes in `integers`. Files that ONNX tools made are accepted as well as our own:
+//! operator sets 6 to 25, file format 3 to 13.
 //!
 //! Constants become parameters, named as in the file and in its order; a leading `/` of node and value names is dropped,
-//! which the writer puts back. Identity, Dropout and casts between float types vanish; a constant added after a
-//! convolution or a matrix product becomes its bias. float16 weights are widened to float32. Of quantised models those in
-//! QDQ form are read, with QuantizeLinear and DequantizeLinear around operators on floats. Nodes that no output depends
-//! on are not read. What is computed from shapes is known, but for the batch, and is computed here. A graph input of rows `[N, C, W]` that only convolutions and pools read is an image one pixel high,
-//! `[N, C, 1, W]`, and so is what they make of it.
+//! which the writer puts back. Identity, Dropout and casts between float types vanish; a constant added after a convolution
+//! or a matrix product becomes its bias. float16 weights are widened to float32. Of quantised models those in QDQ form are
+//! read, with QuantizeLinear and DequantizeLinear around operators on floats. Nodes that no output depends on are not read.
+//! What is computed from shapes is known, but for the batch, and is computed here. A graph input of rows `[N, C, W]` that
+//! only convolutions and pools read is an image one pixel high, `[N, C, 1, W]`, and so is what they make of it.
 //!
 //! Work and memory are bounded by the size of the file: sizes are checked before anything is allocated, copies of constants
 //! are counted, subgraphs are never entered.
@@ -133,8 +133,8 @@ impl<'a> Reader<'a> {
             live,
             outputs,
             readers,
-            constants: Constants::new(graph)?,
             // Each constant in a few forms: its elements have four bytes in the file.
+            constants: Constants::new(graph, file_size)?,
             parameters: Parameters::new(file_size),
             builder: Builder::new(graph.name.clone()),
             values: HashMap::new(),

@@ -264,8 +264,27 @@ fn reshapes_to(from: &Shape, target: &[Number], wanted: &[Dim], keep_zero: bool)
 
 #[cfg(test)]
 mod tests {
-    use super::{Bounds, range};
+    use super::{Bounds, range, sizes_of};
     use crate::ir::Range;
+
+    #[test]
+    fn constants_take_sizes_of_as_many_elements() {
+        type Case<'a> = (&'a [usize], &'a [i64], bool, Option<&'a [usize]>);
+        let cases: [Case; 9] = [
+            (&[4, 1, 6], &[4, 6], false, Some(&[4, 6])),
+            (&[4, 6], &[-1, 3], false, Some(&[8, 3])),
+            (&[4, 6], &[0, 2, -1], false, Some(&[4, 2, 3])),
+            (&[4, 6], &[0, 6], true, None),
+            (&[4, 6], &[5, -1], false, None),
+            (&[4, 6], &[-1, -1], false, None),
+            (&[4, 6], &[4, 6, 0], false, None),
+            (&[4, 6], &[-2, 12], false, None),
+            (&[4, 6], &[i64::MAX, i64::MAX], false, None),
+        ];
+        for (dims, target, keep_zero, expected) in cases {
+            assert_eq!(sizes_of(dims, target, keep_zero).as_deref(), expected, "{dims:?} to {target:?}");
+        }
+    }
 
     #[test]
     fn slice_bounds_follow_the_onnx_rules() {

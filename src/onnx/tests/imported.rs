@@ -60,6 +60,24 @@ fn a_constant_of_other_sizes_is_a_constant() {
 }
 
 #[test]
+fn copies_of_constants_cannot_outgrow_the_file() {
+    // A chain of short nodes, each of which would copy what lies before it; the first is floats of the file or filled ones.
+    let refused = |first: Option<NodeProto>, constants: Vec<TensorProto>| {
+        let made = |i: usize| if i == 0 { "w".to_owned() } else { format!("c{i}") };
+        let step = |i: usize| node("Reshape", &format!("{} t", made(i)), &made(i + 1), vec![]);
+        let mut nodes: Vec<NodeProto> = first.into_iter().chain((0..40).map(step)).collect();
+        nodes.push(node("Add", "x c40", "y", vec![]));
+        crate::onnx::read(&bytes(&file(nodes, constants)), "test.onnx").unwrap_err().to_string()
+    };
+    let target = || longs("t", &[-1, 1, 1]);
+    let error = refused(None, vec![floats("w", &[4096]), target()]);
+    assert!(error.contains("all copies of constants with other sizes are too large"), "{error}");
+    let filled = node("ConstantOfShape", "s", "w", vec![]);
+    let error = refused(Some(filled), vec![longs("s", &[1 << 24]), target()]);
+    assert!(error.contains("filled constants of more than 268435456 elements"), "{error}");
+}
+
+#[test]
 fn sums_of_several_are_sums_of_two() {
     let sum = |inputs: &str| one("Sum", inputs, vec![], vec![]);
     assert_eq!(sum("x x"), ["[N, 4, 6, 6] = add(%x, %x)"]);

@@ -1,9 +1,9 @@
 //! The writer: a verified model as the bytes of an ONNX file.
 //!
-//! Takes a [`Verified`] model and [`WriteOptions`]; gives bytes that depend on nothing else. Which nodes an op becomes is
-//! in `node`, eight bits are in `quantized`, what candle needs is in `candle`, what a name becomes in `names`, constants in `tensor`. Optimising the graph first
-//! (folding batch norms, dropping the auxiliary head) is left to the passes; nodes and parameters that no output depends on are
-//! not written.
+//! Takes a [`Verified`] model and [`WriteOptions`]; gives bytes that depend on nothing else. Which nodes an op becomes is in
+//! `node`, eight bits are in `quantized`, what candle needs is in `candle`, what a name becomes in `names`, constants in
+//! `tensor`. Optimising the graph first (folding batch norms, dropping the auxiliary head) is left to the passes; nodes and
+//! parameters that no output depends on are not written.
 //!
 //! What the file looks like: explicit pads, `ceil_mode` and `count_include_pad` written out, every parameter of an operator
 //! an initialiser, the shape of every value recorded, no shape arithmetic. The graph is the last field of the file, which

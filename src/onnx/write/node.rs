@@ -146,8 +146,11 @@ impl Writer<'_> {
                 let (node, op) = (node.name.clone(), node.op.name().into());
                 return Err(OnnxError::Unsupported { node, op, why: why.into() });
             }
-            // Three nodes, written before.
-            Op::ChannelShuffle { .. } => ("Reshape", Vec::new()),
+            Op::ChannelShuffle { .. } => {
+                let why = "it is written as three nodes and not as one (a bug in the compiler, please report it)";
+                let (node, op) = (node.name.clone(), node.op.name().into());
+                return Err(OnnxError::Unsupported { node, op, why: why.into() });
+            }
             Op::WeightedSum { .. } => {
                 let why = "ONNX has no such operator: it occurs in supernets only; derive a genotype and export that";
                 let (node, op) = (node.name.clone(), node.op.name().into());

@@ -1,6 +1,7 @@
 //! The reference's kernels that compute: convolution, pooling, linear layers, batch norm, element-wise ops.
 //!
-//! Takes and gives values in float64, with parameters in float32; images are NCHW. The ops' rules were checked when the graph was verified.
+//! Takes and gives values in float64, with parameters in float32; images are NCHW. The ops' rules were checked when the graph
+//! was verified.
 
 use std::ops::Range as Indices;
 
