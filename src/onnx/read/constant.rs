@@ -138,7 +138,8 @@ impl<'a> Constants<'a> {
         }
         // Before the copy: a file of many short nodes must not ask for much memory.
         let left = self.budget.checked_sub(dims(name, source)?.1);
-        let left = left.ok_or_else(|| view.unsupported("all copies of constants with other sizes are too large; store them so"))?;
+        let left = left
+            .ok_or_else(|| view.unsupported("all copies of constants with other sizes are too large; store them so"))?;
         let tensor = TensorProto { dims: sizes, ..source.clone() };
         self.budget = left;
         self.add(view, output, tensor)
