@@ -27,6 +27,7 @@ pub mod cpu {
         combine, convolve_gradient_grads, convolve_rectified, convolve_rectified_grads, norm, planes, products,
         separable,
         team::with_team,
+        update,
     };
 }
 
@@ -34,7 +35,7 @@ use burn::{backend::Dispatch, tensor::Tensor};
 use ops::{KernelOps, Operands};
 
 /// How a convolution or a pool walks over an image: (height, width) of each, padding the same on both sides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Window {
     /// Size of the window in taps.
     pub kernel: [usize; 2],

@@ -216,7 +216,7 @@ impl GraphModule {
 
     /// The parameters as CPU tensors, if that is where they are.
     fn host_params(&self) -> Option<Vec<FlexTensor>> {
-        self.params.iter().map(|t| t.clone().try_into_primitive::<Flex>().ok()).collect()
+        self.params.iter().map(host).collect()
     }
 
     /// Moves the running statistics a tenth of the way to those of the batch (PyTorch's momentum 0.1, unbiased variance).
@@ -224,7 +224,12 @@ impl GraphModule {
         for s in &pass.statistics {
             for (id, batch) in [(s.mean_id, &s.mean), (s.var_id, &s.var)] {
                 let running = &mut self.params[id.index()];
-                *running = running.clone() * 0.9 + batch.clone() * 0.1;
+                *running = match (host(running), host(batch)) {
+                    (Some(old), Some(new)) => {
+                        Tensor_::from_primitive::<Flex>(kernels::cpu::update::follow(&old, &new, [0.9, 0.1]))
+                    }
+                    _ => running.clone() * 0.9 + batch.clone() * 0.1,
+                };
             }
         }
     }
@@ -295,6 +300,11 @@ impl Value {
 /// Copies `data` to `device` as a flat tensor.
 pub fn upload(data: &[f32], device: &Device) -> Tensor_<1> {
     Tensor_::from_data(TensorData::new(data.to_vec(), [data.len()]), device)
+}
+
+/// The tensor as the CPU's back end has it, if it lies there.
+pub fn host(tensor: &Tensor_<1>) -> Option<FlexTensor> {
+    tensor.clone().try_into_primitive::<Flex>().ok()
 }
 
 /// Copies a tensor to the host.

@@ -2,11 +2,13 @@
 //!
 //! Takes gradients as a pass leaves them; changes the parameters of a [`GraphModule`]. Schedules are in `schedule`.
 
+use burn::backend::{Flex, flex::FlexTensor};
 use burn::tensor::Tensor;
 
 use super::TrainError;
-use super::module::{GraphModule, download};
+use super::module::{GraphModule, download, host};
 use crate::ir::ParamId;
+use crate::kernels::cpu::update::{self, Descent};
 
 /// The optimiser's settings and its momentum buffers, one per parameter of the module.
 #[derive(Debug)]
@@ -53,13 +55,45 @@ impl Sgd {
         self.buffers.resize(gradients.len(), None);
         for (id, param) in module.trainable() {
             let Some(gradient) = gradients[id.index()].clone() else { continue };
-            let gradient = if factor < 1.0 { gradient * factor } else { gradient };
             let old = self.buffers[id.index()].take();
-            let buffer = self.direction(param, gradient, old);
-            *param = param.clone() - buffer.clone() * lr;
+            let buffer = match self.on_host(param, &gradient, old.as_ref(), factor, lr) {
+                Some([moved, buffer]) => {
+                    *param = moved;
+                    buffer
+                }
+                None => {
+                    let gradient = if factor < 1.0 { gradient * factor } else { gradient };
+                    let buffer = self.direction(param, gradient, old);
+                    *param = param.clone() - buffer.clone() * lr;
+                    buffer
+                }
+            };
             self.buffers[id.index()] = Some(buffer);
         }
         Ok(norm)
+    }
+
+    /// The parameter and its buffer behind a step, in one pass, where all of them are on the CPU.
+    fn on_host(
+        &self,
+        param: &Tensor<1>,
+        gradient: &Tensor<1>,
+        buffer: Option<&Tensor<1>>,
+        factor: f64,
+        lr: f64,
+    ) -> Option<[Tensor<1>; 2]> {
+        let buffer = match buffer {
+            Some(buffer) => Some(host(buffer)?),
+            None => None,
+        };
+        let descent = Descent {
+            clip: factor as f32,
+            weight_decay: self.weight_decay as f32,
+            momentum: self.momentum as f32,
+            rate: lr as f32,
+        };
+        let moved = update::descend(&host(param)?, &host(gradient)?, buffer.as_ref(), descent);
+        Some(moved.map(Tensor::from_primitive::<Flex>))
     }
 
     /// The trainable parameters that a step with learning rate `lr` would lead to, in the order of
@@ -89,6 +123,10 @@ impl Sgd {
 /// # Errors
 /// When it cannot be read from the device.
 pub fn global_norm(gradients: &[Option<Tensor<1>>]) -> Result<f64, TrainError> {
+    let on_host: Option<Vec<FlexTensor>> = gradients.iter().flatten().map(host).collect();
+    if let Some(all) = on_host {
+        return Ok(all.iter().map(update::square_sum).sum::<f64>().sqrt());
+    }
     let squares: Vec<Tensor<1>> = gradients.iter().flatten().map(|g| g.clone().square().sum()).collect();
     if squares.is_empty() {
         return Ok(0.0);

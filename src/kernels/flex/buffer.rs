@@ -49,7 +49,9 @@ pub fn readable(tensor: FlexTensor) -> FlexTensor {
 
 /// The elements of a vector or scalar tensor.
 pub fn vector(tensor: &FlexTensor) -> Vec<f32> {
-    let tensor = tensor.to_contiguous();
+    if !tensor.layout().is_contiguous() {
+        return vector(&tensor.to_contiguous());
+    }
     let start = tensor.layout().start_offset();
     tensor.storage::<f32>()[start..start + tensor.layout().num_elements()].to_vec()
 }
@@ -177,6 +179,15 @@ pub fn sum_rows(rows: &[f32], width: usize) -> Floats {
             out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
         },
     );
+    sums
+}
+
+/// The sums that [`sum_rows`] takes, for rows that are too few or short to be shared out.
+pub fn column_sums(rows: &[f32], width: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; width];
+    for row in rows.chunks_exact(width) {
+        sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
+    }
     sums
 }
 

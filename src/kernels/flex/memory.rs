@@ -90,6 +90,13 @@ impl Floats {
     }
 }
 
+impl Default for Floats {
+    /// Without any, and without an allocation.
+    fn default() -> Self {
+        Self { all: Source::Own(Vec::new()), start: 0, len: 0 }
+    }
+}
+
 impl Deref for Floats {
     type Target = [f32];
 

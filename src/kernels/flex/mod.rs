@@ -8,6 +8,7 @@ mod avg_pool;
 pub mod buffer;
 pub mod combine;
 mod conv;
+mod kept;
 mod max_pool;
 pub mod memory;
 pub mod norm;
@@ -17,6 +18,7 @@ pub mod products;
 pub mod separable;
 mod simd;
 pub mod team;
+pub mod update;
 
 use burn::backend::{Flex, flex::FlexTensor};
 

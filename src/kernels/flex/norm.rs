@@ -181,19 +181,22 @@ fn moments(x: View) -> Floats {
 
 /// Mean and biased variance of each channel over the batch, from the moments of `n` images of `c` planes.
 pub fn statistics(moments: &[f32], [n, c]: [usize; 2], pixels: usize) -> Vec<[f32; 2]> {
-    let of_channel = |channel: usize| {
-        let of_plane = |image: usize| {
-            let at = (image * c + channel) * 2;
-            (f64::from(moments[at]), f64::from(moments[at + 1]))
-        };
-        let center = (0..n).map(|image| of_plane(image).0).sum::<f64>() / n as f64;
-        let spread = (0..n).map(|image| {
-            let (plane_center, around_it) = of_plane(image);
-            around_it + pixels as f64 * (plane_center - center).powi(2)
-        });
-        [center as f32, (spread.sum::<f64>() / (n * pixels) as f64) as f32]
-    };
-    (0..c).map(of_channel).collect()
+    // Image by image, as they lie in memory.
+    let mut centers = vec![0.0; c];
+    for moments in moments.chunks_exact(2 * c) {
+        let of_channels = moments.as_chunks::<2>().0;
+        centers.iter_mut().zip(of_channels).for_each(|(sum, moments)| *sum += f64::from(moments[0]));
+    }
+    centers.iter_mut().for_each(|center| *center /= n as f64);
+    let mut spreads = vec![0.0; c];
+    for moments in moments.chunks_exact(2 * c) {
+        let of_channels = centers.iter().zip(moments.as_chunks::<2>().0);
+        for (sum, (center, &[of_plane, around_it])) in spreads.iter_mut().zip(of_channels) {
+            *sum += f64::from(around_it) + pixels as f64 * (f64::from(of_plane) - center).powi(2);
+        }
+    }
+    let count = (n * pixels) as f64;
+    centers.into_iter().zip(spreads).map(|(center, spread)| [center as f32, (spread / count) as f32]).collect()
 }
 
 /// Of each plane the sum of `g` and that of `g * (x - center)`.

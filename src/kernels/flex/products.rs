@@ -8,7 +8,7 @@ use burn::backend::flex::FlexTensor;
 use macerator::{Simd, Vector};
 
 use super::{
-    buffer::{View, fill_planes, into_tensor},
+    buffer::{View, column_sums, fill_planes, into_tensor},
     combine::Combination,
     memory::Floats,
     simd::{splat, sums, sums_ahead},
@@ -29,6 +29,8 @@ pub struct Factor {
 #[derive(Debug)]
 pub struct Products {
     values: Floats,
+    /// Over all images.
+    totals: Vec<f64>,
     images: usize,
     /// Sums of a channel, and of an image.
     of_channel: usize,
@@ -86,7 +88,9 @@ fn products_of<'a>(
 
 impl Products {
     fn new(values: Floats, [images, channels, ..]: [usize; 4], width: usize) -> Self {
-        Self { values, images, of_channel: width, of_image: channels * width }
+        let of_image = channels * width;
+        let totals = column_sums(&values, of_image);
+        Self { values, totals, images, of_channel: width, of_image }
     }
 
     /// Sum `which` of a channel over all images, each times its factor: 0 is the sum of `g`, i + 1 the product with factor i.
@@ -95,7 +99,7 @@ impl Products {
         let of_image = |image: usize| f64::from(self.values[image * self.of_image + at]);
         match per_image {
             Some(factors) => (0..self.images).map(|image| of_image(image) * f64::from(factors[image])).sum(),
-            None => (0..self.images).map(of_image).sum(),
+            None => self.totals[at],
         }
     }
 }

@@ -241,9 +241,38 @@ pub fn behind_relu<S: Simd>(x: &[f32], line: [f32; 2], dx: &mut [f32]) {
     update([x], dx, |[x]: [Vector<S, f32>; 1], sum| x.mul_add(factor, offset).le(zero).select(zero, sum));
 }
 
-/// The sums of `g` and of `g * (x - center)`.
+/// [`behind_relu`], and the sums of the new `dx` and of `dx * (x - center)`.
 #[macerator::with_simd]
-pub fn product<S: Simd>(g: &[f32], x: &[f32], center: f32) -> [f32; 2] {
-    let center = splat::<S>(center);
-    sums::<S, 2, 2>([g, x], |[g, x]| [g, g * (x - center)])
+pub fn behind_relu_product<S: Simd>(x: &[f32], line: [f32; 2], dx: &mut [f32], center: f32) -> [f32; 2] {
+    let ([factor, offset], zero, center) = (line.map(splat::<S>), splat::<S>(0.0), splat::<S>(center));
+    let lanes = f32::lanes::<S>();
+    // Sums kept apart, so that an addition need not wait for the one before.
+    let mut sums = [[zero; 4]; 2];
+    let (x, whole) = (&x[..dx.len()], dx.len() / lanes * lanes);
+    let mut add = |x: Vector<S, f32>, g: Vector<S, f32>, apart: usize| {
+        let g = x.mul_add(factor, offset).le(zero).select(zero, g);
+        sums[0][apart] += g;
+        sums[1][apart] = g.mul_add(x - center, sums[1][apart]);
+        g
+    };
+    let mut at = 0;
+    while at + 4 * lanes <= whole {
+        for apart in 0..4 {
+            let at = at + apart * lanes;
+            // SAFETY: `at + lanes <= whole`, and neither slice has less.
+            let [x, g] = unsafe { [load_unchecked::<S>(x, at), load_unchecked::<S>(dx, at)] };
+            store(dx, at, add(x, g, apart));
+        }
+        at += 4 * lanes;
+    }
+    while at < whole {
+        store(dx, at, add(load::<S>(x, at), load::<S>(dx, at), 0));
+        at += lanes;
+    }
+    if whole < dx.len() {
+        // Behind the end both are zero, and so is what they add.
+        let g = add(load_partial::<S>(&x[whole..]), load_partial::<S>(&dx[whole..]), 0);
+        store_partial(&mut dx[whole..], g);
+    }
+    sums.map(|[a, b, c, d]| ((a + b) + (c + d)).reduce_add())
 }

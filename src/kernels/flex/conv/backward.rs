@@ -3,6 +3,8 @@
 //! Takes the input, the weights and the output's gradient; gives what is wanted of the three. A chunk is some images with all
 //! their groups, or some groups of one image; each chunk sums its own copy of the weights' gradient, and the copies are added
 //! in order.
+use std::sync::Arc;
+
 use burn::backend::flex::FlexTensor;
 
 use super::{
@@ -31,11 +33,11 @@ struct Job<'a> {
     /// Whether it is the positive part of x that is convolved.
     relu: bool,
     g: Gradient<'a>,
-    back: Backward,
+    back: Arc<Backward>,
     /// The weights of each class, if the gradient of x is wanted.
     packed: Option<Vec<Vec<f32>>>,
     /// How the gradient of the weights reads x, unless it reads the padded gradient instead.
-    forth: Option<Forward>,
+    forth: Option<Arc<Forward>>,
     wanted_w: bool,
     kernel_width: usize,
 }
@@ -99,7 +101,7 @@ pub fn backward_of(
     let size = [x.dims[2], x.dims[3]];
     let lanes = lanes();
     let apart = Padded::apart(size);
-    let back = Backward::of_pixels(size, sizes.outs, Some(apart), apart.plane(), lanes);
+    let back = Arc::new(Backward::of_pixels(size, sizes.outs, Some(apart), apart.plane(), lanes));
     let forth = wanted_w.then(|| Forward::reading(&window, size, sizes.ins, x.plane, lanes, relu));
     let packed = wanted_x.then(|| sizes.pack_backward(&back, &vector(&w), 1));
     let job =

@@ -4,8 +4,10 @@
 //! [`Padded`] layout of the source planes, the [`Taps`] (offsets, one for each weight) and the [`Positions`] (one for each
 //! output vector). With these three every kernel, stride, dilation and group count is the same loop: an output is the sum of
 //! weight times source at position plus offset.
+use std::sync::Arc;
+
 use super::{
-    super::super::Window,
+    super::{super::Window, kept::Kept},
     columns::Columns,
     padded::{Padded, map_row},
     positions::{Positions, Taps},
@@ -72,7 +74,7 @@ pub struct Scatter {
 
 impl Forward {
     /// `planes` source planes for each output, `stride` apart if they are read in place.
-    pub fn new(window: &Window, size: [usize; 2], planes: usize, stride: usize, lanes: usize) -> Self {
+    pub fn new(window: &Window, size: [usize; 2], planes: usize, stride: usize, lanes: usize) -> Arc<Self> {
         Self::reading(window, size, planes, stride, lanes, false)
     }
 
@@ -84,24 +86,19 @@ impl Forward {
         stride: usize,
         lanes: usize,
         changed: bool,
-    ) -> Self {
+    ) -> Arc<Self> {
+        static KEPT: Kept<(Window, [usize; 2], [usize; 3], bool), Forward> = Kept::new();
+        KEPT.get((*window, size, [planes, stride, lanes], changed), |_| {
+            Self::made(window, size, planes, stride, lanes, changed)
+        })
+    }
+
+    fn made(window: &Window, size: [usize; 2], planes: usize, stride: usize, lanes: usize, changed: bool) -> Self {
         let [height, width] = size;
         let [oh, ow] = window.output_size(size);
-        let [kh, kw] = window.kernel;
-        let [sh, sw] = window.stride;
-        let [dh, dw] = window.dilation;
         let pointwise = window.kernel == [1, 1];
         let unpadded = window.padding == [0, 0] && window.stride == [1, 1];
         let in_place = unpadded && if pointwise { oh * ow >= lanes } else { ow >= lanes && !changed };
-        let padded = Padded {
-            rows: (oh - 1) * sh + (kh - 1) * dh + 1,
-            phases: sw,
-            width: ow + (kw - 1) * dw / sw,
-            top: window.padding[0],
-            left: window.padding[1],
-            size,
-            gap: 0,
-        };
         if in_place && pointwise && (changed || collide(planes, stride)) {
             let padded = Padded::apart(size);
             return Self {
@@ -112,21 +109,39 @@ impl Forward {
                 flat: None,
             };
         }
-        let (row, plane) = if in_place { (width, stride) } else { (padded.row(), padded.plane()) };
+        if in_place {
+            let unpadded = Padded::around(std::slice::from_ref(window), size);
+            let plan = Self::laid(window, size, planes, unpadded, stride, lanes);
+            let positions = match pointwise {
+                true => Positions::new(lanes, height * width, [[0, 0]]),
+                false => plan.positions,
+            };
+            return Self { padded: None, positions, flat: None, ..plan };
+        }
+        let padded = Padded::around(std::slice::from_ref(window), size);
+        Self::laid(window, size, planes, padded, padded.plane(), lanes)
+    }
+
+    /// Reading planes laid out as `padded` says, with room for the window, `plane` apart.
+    pub fn laid(window: &Window, size: [usize; 2], planes: usize, padded: Padded, plane: usize, lanes: usize) -> Self {
+        let [oh, ow] = window.output_size(size);
+        let [kh, kw] = window.kernel;
+        let [sh, sw] = window.stride;
+        let [dh, dw] = window.dilation;
+        let row = padded.row();
+        // From the corner of the layout to that of the window's own padding.
+        let [down, right] = [padded.top - window.padding[0], padded.left - window.padding[1]];
         let taps = (0..planes * kh * kw).map(|k| {
             let (c, ky, kx) = (k / (kh * kw), k / kw % kh, k % kw);
-            c * plane + ky * dh * row + kx * dw % sw * padded.width + kx * dw / sw
+            let column = kx * dw + right;
+            c * plane + (ky * dh + down) * row + column % sw * padded.width + column / sw
         });
         let taps = Taps::new(taps.collect());
-        let positions = if in_place && pointwise {
-            Positions::new(lanes, height * width, [[0, 0]])
-        } else {
-            Positions::new(lanes, ow, (0..oh).map(|y| [y * sh * row, y * ow]))
-        };
+        let positions = Positions::new(lanes, ow, (0..oh).map(|y| [y * sh * row, y * ow]));
         let columns = Columns {
             rows: oh,
             width: ow,
-            source: 0,
+            source: down * row + right,
             source_row: row,
             target_row: ow,
             kernel: window.kernel,
@@ -135,16 +150,21 @@ impl Forward {
             plane_step: plane,
         };
         let served = window.stride == [1, 1] && Columns::serve(window.kernel, ow, lanes);
-        let short = window.stride == [1, 1] && !in_place && ow < lanes;
+        let short = window.stride == [1, 1] && ow < lanes;
         let flat = short.then(|| Flat::new(lanes, 0, [oh, ow], row));
-        Self { padded: (!in_place).then_some(padded), taps, positions, columns: served.then_some(columns), flat }
+        Self { padded: Some(padded), taps, positions, columns: served.then_some(columns), flat }
     }
 }
 
 impl Backward {
     /// `size` is the input's; each input pixel sums over `planes` planes of the output's gradient, `stride` apart if read in
     /// place.
-    pub fn new(window: &Window, size: [usize; 2], planes: usize, stride: usize, lanes: usize) -> Self {
+    pub fn new(window: &Window, size: [usize; 2], planes: usize, stride: usize, lanes: usize) -> Arc<Self> {
+        static KEPT: Kept<(Window, [usize; 2], [usize; 3]), Backward> = Kept::new();
+        KEPT.get((*window, size, [planes, stride, lanes]), |_| Self::made(window, size, planes, stride, lanes))
+    }
+
+    fn made(window: &Window, size: [usize; 2], planes: usize, stride: usize, lanes: usize) -> Self {
         let [height, width] = size;
         let output = window.output_size(size);
         if window.kernel == [1, 1] && window.padding == [0, 0] && window.stride == [1, 1] && height * width >= lanes {

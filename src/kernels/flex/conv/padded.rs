@@ -9,11 +9,11 @@
 )]
 use macerator::Simd;
 
-use super::super::{memory::Floats, simd::MAX_LANES};
+use super::super::{super::Window, memory::Floats, simd::MAX_LANES};
 
 /// A copy of source planes with their padding, columns sorted by their remainder modulo the stride, so that neighbouring
 /// outputs read neighbouring columns at any stride.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Padded {
     pub(super) rows: usize,
     pub(super) phases: usize,
@@ -75,13 +75,37 @@ pub fn lay_all<S: Simd>(padded: &Padded, planes: &[f32], from_step: usize, scrat
 }
 
 impl Padded {
+    /// What all of some windows read, which have one stride: one copy serves them.
+    pub fn around(windows: &[Window], size: [usize; 2]) -> Self {
+        let most = |of: &dyn Fn(&Window) -> usize| windows.iter().map(of).max().unwrap_or(0);
+        let (top, left) = (most(&|window| window.padding[0]), most(&|window| window.padding[1]));
+        let [sh, sw] = windows[0].stride;
+        let [oh, ow] = windows[0].output_size(size);
+        let reach = |window: &Window, axis: usize| (window.kernel[axis] - 1) * window.dilation[axis];
+        Self {
+            rows: (oh - 1) * sh + most(&|window| reach(window, 0) + top - window.padding[0]) + 1,
+            phases: sw,
+            width: ow + most(&|window| reach(window, 1) + left - window.padding[1]) / sw,
+            top,
+            left,
+            size,
+            gap: 0,
+        }
+    }
+
     /// The planes as they are, but at a distance that keeps them apart in the cache.
     pub(super) fn apart(size: [usize; 2]) -> Self {
         Self { rows: size[0], phases: 1, width: size[1], top: 0, left: 0, size, gap: 16 }
     }
 
-    pub(super) fn row(&self) -> usize {
+    /// From one row to the next.
+    pub fn row(&self) -> usize {
         self.phases * self.width
+    }
+
+    /// Where the first pixel of a plane lies, of planes without a stride.
+    pub fn first(&self) -> usize {
+        self.top * self.row() + self.left
     }
 
     /// Floats of one plane.

@@ -5,16 +5,16 @@ use burn::backend::flex::FlexTensor;
 
 use super::{
     super::{
-        buffer::{Part, View, fill, into_tensor, sum_rows},
+        buffer::{Part, View, column_sums, fill, into_tensor, sum_rows},
         combine::{Combination, Planes},
         conv::{positions::Taps, tiles},
         memory::Floats,
-        simd::{MAX_LANES, behind_relu, product},
+        simd::{MAX_LANES, behind_relu, behind_relu_product},
     },
     Job, Lines, Unit, UnitWeights,
     depthwise::{self, Steps},
     forward::middle,
-    source::{Source, sources},
+    source::Source,
 };
 
 /// Chunks the images are cut into when weight gradients are summed: each has a copy of them.
@@ -31,7 +31,7 @@ pub struct UnitGradients {
 
 /// What the backward pass of one unit reads besides its [`Job`].
 struct Back<'a> {
-    job: Job<'a>,
+    job: &'a Job<'a>,
     /// Pointwise weights with inputs and outputs exchanged.
     packed: Vec<f32>,
     taps: Taps,
@@ -47,12 +47,10 @@ struct Back<'a> {
 }
 
 struct Scratch {
-    sources: Vec<Source>,
+    source: Source,
     depthwise: Vec<depthwise::Scratch>,
     /// The gradient of the unit's output, in planes of the job's stride.
     dz: Floats,
-    /// That of the depthwise convolution's output.
-    dt: Floats,
     /// The depthwise convolution's output.
     between: Floats,
 }
@@ -90,7 +88,9 @@ pub fn backward(
     let [n, _, h, w] = x.dims;
     let channels = channels_read(units);
     let (mut row, mut written) = (0, vec![false; channels.len()]);
-    let backs = Job::all(units, weights, [h, w]).into_iter().map(|job| {
+    let (jobs, layout) = Job::all(units, weights, [h, w]);
+    let source = || Source::new(layout, &jobs);
+    let backs = jobs.iter().map(|job| {
         let at = channels.partition_point(|channel| *channel < job.unit.from);
         let back = Back::new(job, row, at, &written);
         written[at..at + back.job.unit.ins].fill(true);
@@ -114,7 +114,7 @@ pub fn backward(
     let [dx, totals, dw] = fill(
         [part_of_dx, part_of_totals, part(wanted_w, chunks * row, row)],
         macs * of_chunk / 4,
-        || Scratch::new(&backs),
+        || Scratch::new(&backs, source()),
         |scratch, chunk, [dx, totals, dw]| {
             dw.fill(0.0);
             for i in 0..of_chunk.min(n - chunk * of_chunk) {
@@ -138,18 +138,11 @@ pub fn backward(
         };
         backs.iter().map(of_unit).collect()
     });
-    let total = |channel: usize| {
-        let of_image = |i: usize| totals[(i * count + channel) * 2..].iter().take(2).map(|&v| f64::from(v));
-        let mut sums = [0.0; 2];
-        (0..n).for_each(|i| sums.iter_mut().zip(of_image(i)).for_each(|(sum, v)| *sum += v));
-        sums
+    let totals = match wanted_x && centers.is_some() {
+        true => column_sums(&totals, 2 * count).as_chunks::<2>().0.to_vec(),
+        false => Vec::new(),
     };
-    let wanted_totals = wanted_x && centers.is_some();
-    Backward {
-        totals: if wanted_totals { (0..count).map(total).collect() } else { Vec::new() },
-        dx: wanted_x.then(|| into_tensor(dx, [n, count, h, w])),
-        dw,
-    }
+    Backward { totals, dx: wanted_x.then(|| into_tensor(dx, [n, count, h, w])), dw }
 }
 
 /// The input and what is to be known of it.
@@ -164,36 +157,38 @@ fn image_of(backs: &[Back], reads: &Reads, gradient: &Planes, image: usize, scra
     let Target { dx, totals, dw } = target;
     let &Reads { x, lines, centers, channels } = reads;
     for (i, back) in backs.iter().enumerate() {
-        let job = &back.job;
+        let job = back.job;
         let (pixels, pixels_in, stride) = (job.depthwise.pixels_out, job.depthwise.pixels_in, job.stride);
         let Unit { ins, outs, .. } = job.unit;
         let depthwise = &mut scratch.depthwise[i];
         gradient.write(image, job.to..job.to + outs, pixels, stride, &mut scratch.dz);
-        let dt = &mut scratch.dt[..ins * stride];
-        tiles::outputs(&scratch.dz, &back.taps, &job.positions, &back.packed, None, dt, stride);
+        let (positions, dt, plane) = job.depthwise.gradient(depthwise, stride);
+        tiles::outputs(&scratch.dz, &back.taps, positions, &back.packed, None, &mut dt[..ins * plane], plane);
         if !dw.is_empty() {
-            let source = &mut scratch.sources[job.source];
+            let source = &mut scratch.source;
             source.fill(x, lines, image, job.unit);
             middle(job, source, depthwise, &mut scratch.between);
             let dw = &mut dw[back.row..];
             let (of_depthwise, dw) = dw.split_at_mut(job.weights.depthwise.len());
             let of_pointwise = &mut dw[..job.weights.pointwise.len()];
-            tiles::weights(&scratch.between, &job.taps, &job.positions, &scratch.dz, stride, of_pointwise);
-            let steps = Steps { source: source.stride(), target: stride };
-            job.depthwise.weights(source.planes(), steps, dt, depthwise, of_depthwise);
+            tiles::weights(&scratch.between, &job.taps, &job.depthwise.pixels, &scratch.dz, stride, of_pointwise);
+            let steps = Steps { source: source.step(), target: stride };
+            job.depthwise.weights(source.planes(), steps, depthwise, of_depthwise);
         }
         if !dx.is_empty() {
             back.clear.iter().for_each(|channel| dx[channel * pixels_in..(channel + 1) * pixels_in].fill(0.0));
             let dx = &mut dx[back.at * pixels_in..(back.at + ins) * pixels_in];
-            job.depthwise.backward(dt, stride, &back.turned, depthwise, dx, back.adds);
+            job.depthwise.backward(stride, &back.turned, depthwise, dx, back.adds);
         }
     }
     let pixels = x.pixels();
     for (i, (&channel, dx)) in channels.iter().zip(dx.chunks_exact_mut(pixels)).enumerate() {
-        let plane = x.plane(image, channel);
-        behind_relu(plane, Lines::at(lines, channel), dx);
-        if let (false, Some(centers)) = (totals.is_empty(), centers) {
-            totals[2 * i..2 * i + 2].copy_from_slice(&product(dx, plane, centers[channel]));
+        let (plane, line) = (x.plane(image, channel), Lines::at(lines, channel));
+        match (totals.is_empty(), centers) {
+            (false, Some(centers)) => {
+                totals[2 * i..2 * i + 2].copy_from_slice(&behind_relu_product(plane, line, dx, centers[channel]));
+            }
+            _ => behind_relu(plane, line, dx),
         }
     }
 }
@@ -205,7 +200,7 @@ pub fn channels_read(units: &[Unit]) -> Vec<usize> {
 }
 
 impl<'a> Back<'a> {
-    fn new(job: Job<'a>, row: usize, at: usize, written: &[bool]) -> Self {
+    fn new(job: &'a Job<'a>, row: usize, at: usize, written: &[bool]) -> Self {
         let mine = at..at + job.unit.ins;
         let adds = written[mine.clone()].contains(&true);
         let clear = if adds { mine.filter(|channel| !written[*channel]).collect() } else { Vec::new() };
@@ -218,15 +213,18 @@ impl<'a> Back<'a> {
 }
 
 impl Scratch {
-    fn new(backs: &[Back]) -> Self {
+    fn new(backs: &[Back], source: Source) -> Self {
         let most = |planes: &dyn Fn(&Unit) -> usize| {
             backs.iter().map(|back| planes(&back.job.unit) * back.job.stride + MAX_LANES).max().unwrap_or(0)
         };
         Self {
-            sources: sources(backs.iter().map(|back| &back.job)),
-            depthwise: backs.iter().map(|back| back.job.depthwise.scratch(back.job.unit.ins)).collect(),
-            dz: Floats::filled(most(&|unit| unit.outs), 0.0),
-            dt: Floats::filled(most(&|unit| unit.ins), 0.0),
+            source,
+            depthwise: backs
+                .iter()
+                .map(|back| back.job.depthwise.scratch_back(back.job.unit.ins, back.job.stride))
+                .collect(),
+            dz: Floats::new(most(&|unit| unit.outs)),
+            // Where a plane is no whole vector, what lies behind it is read and multiplied by zero.
             between: Floats::filled(most(&|unit| unit.ins), 0.0),
         }
     }

@@ -6,6 +6,8 @@
     clippy::extra_unused_type_parameters,
     reason = "the parameter picks the instructions that a vectorised function is compiled for"
 )]
+use std::sync::Arc;
+
 use macerator::{Simd, Vector, WithSimd};
 
 use super::super::{
@@ -17,19 +19,35 @@ use super::super::{
         positions::{Positions, Taps},
         tiles,
     },
+    kept::Kept,
     memory::Floats,
-    simd::{MAX_LANES, lanes_for, update, with_lanes},
+    simd::{self, MAX_LANES, lanes_for, update, with_lanes},
 };
 
 /// The geometry of a depthwise convolution of planes of one size.
 pub struct Depthwise {
-    pub forth: Forward,
-    pub back: Backward,
+    forth: Forward,
+    back: Arc<Backward>,
     /// Floats of the vectors of either way.
     lanes: [usize; 2],
     kernel_width: usize,
     pub pixels_in: usize,
     pub pixels_out: usize,
+    /// A convolution of the single pixels of the output.
+    pub pixels: Positions,
+    /// Where rows of the output's gradient are whole vectors: how one is written with its padding at once.
+    direct: Option<Direct>,
+}
+
+/// The output's gradient with its padding around it, as a convolution of single pixels writes it.
+struct Direct {
+    /// From dense planes to padded ones.
+    pixels: Positions,
+    /// Where the first pixel of a padded plane lies.
+    start: usize,
+    /// What [`Forward`] has for the gradient of the weights, for such planes.
+    positions: Positions,
+    columns: Option<Columns>,
 }
 
 /// Planes that one after the other lie a step apart.
@@ -42,9 +60,12 @@ pub struct Steps {
 }
 
 /// Room for one thread.
+#[derive(Default)]
 pub struct Scratch {
     /// The output's gradient with its padding.
     g: Floats,
+    /// The same as it is, where it is not written with its padding.
+    dense_g: Floats,
     /// Planes as long rows.
     long: Floats,
     /// The output's gradient as long rows, zero between the rows.
@@ -55,34 +76,55 @@ pub struct Scratch {
 }
 
 impl Depthwise {
-    pub fn new(window: &Window, size: [usize; 2]) -> Self {
+    /// For planes of `size` that are read from a layout with room for the window.
+    pub fn new(window: &Window, size: [usize; 2], layout: Padded) -> Arc<Self> {
+        static KEPT: Kept<(Window, [usize; 2], Padded), Depthwise> = Kept::new();
+        KEPT.get((*window, size, layout), |_| Self::made(window, size, layout))
+    }
+
+    fn made(window: &Window, size: [usize; 2], layout: Padded) -> Self {
         let [oh, ow] = window.output_size(size);
         let lanes = [ow, size[1].div_ceil(window.stride[1])].map(lanes_for);
-        let pixels_in = size[0] * size[1];
+        let forth = Forward::laid(window, size, 1, layout, layout.plane(), lanes[0]);
+        let back = Backward::new(window, size, 1, oh * ow, lanes[1]);
+        let whole = simd::lanes();
+        let direct = back.padded.filter(|_| ow.is_multiple_of(whole)).map(|padded| {
+            let (start, row) = (padded.first(), padded.row());
+            let columns = forth.columns.map(|columns| Columns { target_row: row, ..columns });
+            let rows = |from: usize| (0..oh).map(move |y| [y * from, start + y * row]);
+            let positions = Positions::new(lanes[0], ow, rows(window.stride[0] * layout.row()));
+            Direct { pixels: Positions::new(whole, ow, rows(ow)), start, positions, columns }
+        });
         Self {
-            forth: Forward::new(window, size, 1, pixels_in, lanes[0]),
-            back: Backward::new(window, size, 1, oh * ow, lanes[1]),
+            forth,
+            back,
             lanes,
             kernel_width: window.kernel[1],
-            pixels_in,
+            pixels_in: size[0] * size[1],
             pixels_out: oh * ow,
+            pixels: Positions::new(whole, oh * ow, [[0, 0]]),
+            direct,
         }
     }
 
-    /// The layout that [`Depthwise::forward`] reads; none for the planes as they are.
-    pub fn padded(&self) -> Option<Padded> {
-        self.forth.padded
+    /// Room for the way forward.
+    pub fn scratch(&self, channels: usize) -> Scratch {
+        let mut scratch = Scratch::default();
+        scratch.long = Floats::new(channels * self.forth.flat.as_ref().map_or(0, long_step) + MAX_LANES);
+        scratch
     }
 
-    pub fn scratch(&self, channels: usize) -> Scratch {
+    /// Room for both ways; planes of the output's gradient lie `step` apart where they are dense.
+    pub fn scratch_back(&self, channels: usize, step: usize) -> Scratch {
         let long = |flat: Option<&Flat>| channels * flat.map_or(0, long_step) + MAX_LANES;
         let [forth, back] = [self.forth.flat.as_ref(), self.back_flat().map(|(_, flat)| flat)].map(long);
         Scratch {
             g: scratch(self.back.padded, channels, 0.0),
-            long: Floats::filled(forth.max(back), 0.0),
+            dense_g: Floats::new(if self.direct.is_none() { channels * step + MAX_LANES } else { 0 }),
+            long: Floats::new(forth.max(back)),
             long_g: Floats::filled(forth, 0.0),
-            dense: Floats::filled(channels * self.pixels_in, 0.0),
-            spread: Floats::filled(channels * self.back.largest_scatter(), 0.0),
+            dense: Floats::new(channels * self.pixels_in),
+            spread: Floats::new(channels * self.back.largest_scatter()),
         }
     }
 
@@ -116,24 +158,28 @@ impl Depthwise {
         self.back.classes.iter().map(of_class).collect()
     }
 
-    /// Writes planes of `dx`, one after the other, or adds to them, from planes of the output's gradient, `step` apart; the
-    /// weights come from [`Depthwise::turned`].
-    pub fn backward(
-        &self,
-        g: &[f32],
-        step: usize,
-        turned: &[Vec<f32>],
-        scratch: &mut Scratch,
-        dx: &mut [f32],
-        adds: bool,
-    ) {
+    /// The planes of the output's gradient: how a convolution of single pixels writes them, to where, and how far apart.
+    /// [`Depthwise::weights`] and [`Depthwise::backward`] read them there.
+    pub fn gradient<'a>(&'a self, scratch: &'a mut Scratch, step: usize) -> (&'a Positions, &'a mut [f32], usize) {
+        match (&self.direct, self.back.padded) {
+            (Some(direct), Some(padded)) => (&direct.pixels, &mut scratch.g, padded.plane()),
+            _ => (&self.pixels, &mut scratch.dense_g, step),
+        }
+    }
+
+    /// Writes planes of `dx`, one after the other, or adds to them, from those of [`Depthwise::gradient`], `step` apart where
+    /// they are dense; the weights come from [`Depthwise::turned`].
+    pub fn backward(&self, step: usize, turned: &[Vec<f32>], scratch: &mut Scratch, dx: &mut [f32], adds: bool) {
         let channels = dx.len() / self.pixels_in;
+        let Scratch { g, dense_g, long, dense, spread, .. } = scratch;
         let (source, source_step): (&[f32], usize) = match &self.back.padded {
             Some(padded) => {
-                lay_all(padded, g, step, &mut scratch.g, channels);
-                (&scratch.g, padded.plane())
+                if self.direct.is_none() {
+                    lay_all(padded, dense_g, step, g, channels);
+                }
+                (g, padded.plane())
             }
-            None => (g, step),
+            None => (dense_g, step),
         };
         let lanes = self.lanes[1];
         if adds
@@ -144,7 +190,6 @@ impl Depthwise {
             let steps = [source_step, self.pixels_in];
             return with_lanes(lanes, Work::AddColumns(columns, [source, &turned[0]], steps, dx));
         }
-        let Scratch { long, dense, spread, .. } = scratch;
         let to = if adds { &mut dense[..dx.len()] } else { &mut *dx };
         if let Some((class, flat)) = self.back_flat() {
             let steps = [source_step, long_step(flat)];
@@ -184,16 +229,28 @@ impl Depthwise {
         }
     }
 
-    /// Adds the gradient of all channels' weights to `sums`, from padded planes and the output's gradient `g`.
-    pub fn weights(&self, source: &[f32], steps: Steps, g: &[f32], scratch: &mut Scratch, sums: &mut [f32]) {
+    /// Adds the gradient of all channels' weights to `sums`, from padded planes and those of [`Depthwise::gradient`].
+    pub fn weights(&self, source: &[f32], steps: Steps, scratch: &mut Scratch, sums: &mut [f32]) {
         let Forward { taps, positions, columns, flat, .. } = &self.forth;
         let of_channel = taps.offsets().len();
-        let (lanes, step_of_g) = (self.lanes[0], steps.target);
+        let lanes = self.lanes[0];
+        if let (Some(direct), Some(padded)) = (&self.direct, self.back.padded) {
+            let steps = [steps.source, padded.plane()];
+            let Direct { start, positions, columns, .. } = direct;
+            return match columns {
+                Some(columns) => {
+                    let reads = [source, &scratch.g[*start..]];
+                    with_lanes(lanes, Work::ColumnWeights(columns, reads, steps, sums));
+                }
+                None => with_lanes(lanes, Work::TileWeights(taps, positions, [source, &scratch.g], steps, sums)),
+            };
+        }
+        let (g, step_of_g) = (&*scratch.dense_g, steps.target);
         let steps = [steps.source, step_of_g];
         match (columns, flat) {
             (Some(columns), _) => with_lanes(lanes, Work::ColumnWeights(columns, [source, g], steps, sums)),
             (None, Some(flat)) => {
-                let (long, steps) = (&mut scratch.long_g, [steps[0], long_step(flat)]);
+                let (long, steps) = (&mut *scratch.long_g, [steps[0], long_step(flat)]);
                 spread(flat, g, step_of_g, long, sums.len() / of_channel);
                 with_lanes(lanes, Work::TileWeights(taps, &flat.positions, [source, long], steps, sums));
             }

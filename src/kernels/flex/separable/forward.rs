@@ -10,11 +10,11 @@ use super::{
     },
     Job, Lines, Unit, UnitWeights,
     depthwise::{self, Steps},
-    source::{Source, sources},
+    source::Source,
 };
 
 struct Scratch {
-    sources: Vec<Source>,
+    source: Source,
     between: Floats,
     depthwise: Vec<depthwise::Scratch>,
 }
@@ -23,7 +23,7 @@ struct Scratch {
 pub fn forward(x: &FlexTensor, lines: Option<&Lines>, units: &[Unit], weights: &[UnitWeights]) -> (FlexTensor, Floats) {
     let x = View::new(x);
     let [n, _, h, w] = x.dims;
-    let jobs = Job::all(units, weights, [h, w]);
+    let (jobs, layout) = Job::all(units, weights, [h, w]);
     let [oh, ow] = units[0].window.output_size([h, w]);
     let pixels = oh * ow;
     let channels: usize = units.iter().map(|unit| unit.outs).sum();
@@ -33,8 +33,8 @@ pub fn forward(x: &FlexTensor, lines: Option<&Lines>, units: &[Unit], weights: &
         parts,
         jobs.iter().map(Job::macs).sum::<usize>() / 8,
         || Scratch {
-            sources: sources(jobs.iter()),
-            between: Floats::filled(jobs.iter().map(Job::between).max().unwrap_or(0), 0.0),
+            source: Source::new(layout, &jobs),
+            between: Floats::new(jobs.iter().map(Job::between).max().unwrap_or(0)),
             depthwise: jobs.iter().map(|job| job.depthwise.scratch(job.unit.ins)).collect(),
         },
         |scratch, image, [z, moments]| image_of(&jobs, x, lines, image, scratch, z, moments),
@@ -52,14 +52,13 @@ fn image_of(
     z: &mut [f32],
     moments: &mut [f32],
 ) {
-    let Scratch { sources, between, depthwise } = scratch;
+    let Scratch { source, between, depthwise } = scratch;
     for (job, depthwise) in jobs.iter().zip(depthwise) {
         let pixels = job.depthwise.pixels_out;
-        let source = &mut sources[job.source];
         source.fill(x, lines, image, job.unit);
         middle(job, source, depthwise, between);
         let z = &mut z[job.to * pixels..(job.to + job.unit.outs) * pixels];
-        tiles::outputs(between, &job.taps, &job.positions, &job.packed, None, z, pixels);
+        tiles::outputs(between, &job.taps, &job.depthwise.pixels, &job.packed, None, z, pixels);
         let moments = &mut moments[job.to * 2..(job.to + job.unit.outs) * 2];
         moments_of_planes(z, pixels, moments);
     }
@@ -67,6 +66,6 @@ fn image_of(
 
 /// The output of the depthwise convolution, in planes [`Job::stride`] apart.
 pub fn middle(job: &Job, source: &Source, scratch: &mut depthwise::Scratch, between: &mut [f32]) {
-    let steps = Steps { source: source.stride(), target: job.stride };
+    let steps = Steps { source: source.step(), target: job.stride };
     job.depthwise.forward(source.planes(), steps, &job.weights.depthwise, scratch, between);
 }

@@ -9,13 +9,11 @@ mod depthwise;
 mod forward;
 mod source;
 
+use std::sync::Arc;
+
 use super::{
     super::Window,
-    conv::{
-        positions::{Positions, Taps},
-        tiles::pack,
-    },
-    simd::lanes,
+    conv::{padded::Padded, positions::Taps, tiles::pack},
 };
 pub use backward::{Backward, UnitGradients, backward, channels_read};
 use depthwise::Depthwise;
@@ -58,23 +56,24 @@ pub struct Lines {
 /// A unit ready to run: geometry and packed weights.
 struct Job<'a> {
     unit: Unit,
-    depthwise: Depthwise,
+    depthwise: Arc<Depthwise>,
     weights: &'a UnitWeights,
     /// The pointwise weights as the tiles read them.
     packed: Vec<f32>,
     /// The pointwise convolution: planes of dense pixels, `stride` apart.
     taps: Taps,
-    positions: Positions,
     stride: usize,
-    /// Which copy of the input it reads.
-    source: usize,
     /// Its first channel in the output.
     to: usize,
 }
 
 impl<'a> Job<'a> {
-    fn all(units: &[Unit], weights: &'a [UnitWeights], size: [usize; 2]) -> Vec<Self> {
+    /// All of them read their input from one layout, which they are given with.
+    fn all(units: &[Unit], weights: &'a [UnitWeights], size: [usize; 2]) -> (Vec<Self>, Padded) {
         assert_eq!(units.len(), weights.len(), "separable: weights for each unit");
+        let windows: Vec<Window> = units.iter().map(|unit| unit.window).collect();
+        assert!(windows.iter().all(|window| window.stride == windows[0].stride), "separable: one stride for all units");
+        let layout = Padded::around(&windows, size);
         let (mut jobs, mut to): (Vec<Self>, usize) = (Vec::with_capacity(units.len()), 0);
         for (unit, weights) in units.iter().zip(weights) {
             let Unit { ins, outs, window, .. } = *unit;
@@ -84,25 +83,21 @@ impl<'a> Job<'a> {
                 [ins * taps, outs * ins],
                 "separable: weights fit the unit"
             );
-            let depthwise = Depthwise::new(&window, size);
+            let depthwise = Depthwise::new(&window, size, layout);
             let pixels = depthwise.pixels_out;
             let stride = pixels.next_multiple_of(GAP) + GAP;
-            let next = jobs.iter().map(|job| job.source + 1).max().unwrap_or(0);
-            let alike = jobs.iter().find(|job| job.depthwise.padded() == depthwise.padded());
             jobs.push(Self {
                 unit: *unit,
                 weights,
                 packed: pack(outs, ins, |out, i| weights.pointwise[out * ins + i]),
                 taps: Taps::new((0..ins).map(|i| i * stride).collect()),
-                positions: Positions::new(lanes(), pixels, [[0, 0]]),
                 stride,
-                source: alike.map_or(next, |job| job.source),
                 to,
                 depthwise,
             });
             to += outs;
         }
-        jobs
+        (jobs, layout)
     }
 
     /// Floats of the planes between the two convolutions, with room for the last vector.

@@ -1,6 +1,6 @@
 //! The input of separable units as their depthwise convolutions read it: normalised, rectified, with its padding.
 //!
-//! Units of different kernels whose padded planes look alike share a copy.
+//! Units of different kernels share a copy with room for the largest of them.
 #![allow(
     clippy::extra_unused_type_parameters,
     reason = "the parameter picks the instructions that a vectorised function is compiled for"
@@ -10,30 +10,18 @@ use macerator::Simd;
 use super::{
     super::{
         buffer::View,
-        conv::padded::{Padded, map_row},
+        conv::padded::{Padded, scratch},
         memory::Floats,
-        simd::MAX_LANES,
     },
     Job, Lines, Unit,
 };
 
-/// Copies of the planes of one image that one or more units read.
+/// A copy of the planes of one image that one or more units read.
 pub struct Source {
     planes: Floats,
-    padded: Option<Padded>,
-    stride: usize,
+    padded: Padded,
     /// Image, first channel and number of channels in `planes`.
     holds: Option<[usize; 3]>,
-}
-
-/// A source for each layout that the jobs name.
-pub fn sources<'a, 'b: 'a>(jobs: impl Iterator<Item = &'a Job<'b>> + Clone) -> Vec<Source> {
-    let count = jobs.clone().map(|job| job.source + 1).max().unwrap_or(0);
-    let widest = |number: usize| {
-        let jobs = jobs.clone().filter(|job| job.source == number);
-        jobs.max_by_key(|job| job.unit.ins).expect("a source has a job")
-    };
-    (0..count).map(|number| Source::new(widest(number))).collect()
 }
 
 #[macerator::with_simd]
@@ -42,10 +30,10 @@ fn copy<'a, S: Simd>(source: &mut Source, x: View<'a>, lines: Option<&'a Lines>,
 }
 
 impl Source {
-    fn new(job: &Job) -> Self {
-        let padded = job.depthwise.padded();
-        let stride = padded.map_or(job.depthwise.pixels_in, |padded| padded.plane());
-        Self { planes: Floats::filled(stride * job.unit.ins + MAX_LANES, 0.0), padded, stride, holds: None }
+    /// Room for what any of the jobs reads.
+    pub fn new(padded: Padded, jobs: &[Job]) -> Self {
+        let most = jobs.iter().map(|job| job.unit.ins).max().unwrap_or(0);
+        Self { planes: scratch(Some(padded), most, 0.0), padded, holds: None }
     }
 
     /// Copies what `unit` reads, unless it is there.
@@ -59,26 +47,22 @@ impl Source {
 
     #[inline(always)]
     fn copy(&mut self, x: View, lines: Option<&Lines>, image: usize, unit: Unit) {
-        for (i, to) in self.planes.chunks_exact_mut(self.stride).take(unit.ins).enumerate() {
+        for (i, to) in self.planes.chunks_exact_mut(self.padded.plane()).take(unit.ins).enumerate() {
             let plane = x.plane(image, unit.from + i);
             let [factor, offset] = Lines::at(lines, unit.from + i);
-            let rectified = |v: f32| {
+            self.padded.copy(plane, to, |v: f32| {
                 let v = v.mul_add(factor, offset);
                 if v <= 0.0 { 0.0 } else { v }
-            };
-            match self.padded {
-                Some(padded) => padded.copy(plane, to, rectified),
-                None => map_row(plane, to, &rectified),
-            }
+            });
         }
     }
 
-    /// The planes, [`Source::stride`] apart.
+    /// The planes, [`Source::step`] apart.
     pub fn planes(&self) -> &[f32] {
         &self.planes
     }
 
-    pub fn stride(&self) -> usize {
-        self.stride
+    pub fn step(&self) -> usize {
+        self.padded.plane()
     }
 }
