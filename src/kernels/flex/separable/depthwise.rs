@@ -109,9 +109,8 @@ impl Depthwise {
 
     /// Room for the way forward.
     pub fn scratch(&self, channels: usize) -> Scratch {
-        let mut scratch = Scratch::default();
-        scratch.long = Floats::new(channels * self.forth.flat.as_ref().map_or(0, long_step) + MAX_LANES);
-        scratch
+        let long = channels * self.forth.flat.as_ref().map_or(0, long_step) + MAX_LANES;
+        Scratch { long: Floats::new(long), ..Scratch::default() }
     }
 
     /// Room for both ways; planes of the output's gradient lie `step` apart where they are dense.
