@@ -15,6 +15,7 @@ pub mod norm;
 mod pixels;
 pub mod planes;
 pub mod products;
+mod reduce;
 pub mod separable;
 mod simd;
 pub mod team;

@@ -113,6 +113,14 @@ fn fetch<const A: usize>(ahead: Ahead<A>, at: usize) {
     }
 }
 
+/// Asks for all of a plane that will be read next.
+#[inline(always)]
+pub fn soon(plane: &[f32]) {
+    for at in (0..plane.len()).step_by(MAX_LANES) {
+        fetch([plane], at);
+    }
+}
+
 /// `out[i] = f(inputs[0][i], inputs[1][i], ...)`; all slices have the length of `out`.
 #[inline(always)]
 pub fn map<S: Simd, const K: usize>(

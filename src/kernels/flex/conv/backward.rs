@@ -17,10 +17,11 @@ use super::{
         simd::{behind_relu, lanes},
     },
     Sizes, Start, columns,
-    geometry::{Backward, Forward},
+    geometry::{Backward, Class, Forward},
     inputs,
     padded::{Padded, scratch},
-    source, tiles,
+    source,
+    tiles::{self, Rectified},
 };
 
 /// Gradients of x, w and bias where wanted.
@@ -148,6 +149,8 @@ fn gradients(job: &Job, w_dims: [usize; 4], [wanted_x, wanted_w]: [bool; 2]) -> 
 /// `groups` groups of one image: writes `dx` if there are packed weights for it, adds to `dw` if it is wanted.
 fn backward_chunk(job: &Job, at: Start, groups: usize, scratch: &mut Scratch, dx: &mut [f32], dw: &mut [f32]) {
     let Job { sizes, x, g, back, .. } = job;
+    let fused =
+        job.relu && back.complete && matches!(back.classes.as_slice(), [Class { scatter: None, columns: None, .. }]);
     let (inputs_of_group, weights) = (sizes.ins * sizes.pixels_in, sizes.outs * sizes.ins * sizes.taps);
     for i in 0..groups {
         let group = at.group + i;
@@ -162,12 +165,19 @@ fn backward_chunk(job: &Job, at: Start, groups: usize, scratch: &mut Scratch, dx
             };
             if let Some(packed) = &job.packed {
                 let dx = &mut dx[i * inputs_of_group..(i + 1) * inputs_of_group];
-                let packed = packed.iter().zip(&back.classes).map(|(packed, class)| {
+                let mut packed = packed.iter().zip(&back.classes).map(|(packed, class)| {
                     let block = sizes.ins * class.taps.offsets().len();
                     &packed[group * block..(group + 1) * block]
                 });
-                inputs(back, source, packed, &mut scratch.spread, dx, sizes.pixels_in);
-                if job.relu {
+                if let (true, [Class { taps, positions, scatter: None, .. }]) = (fused, back.classes.as_slice()) {
+                    let values = x.planes(at.image, group * sizes.ins, sizes.ins);
+                    let read = Rectified { values, plane: x.plane };
+                    let packed = packed.next().unwrap_or_default();
+                    tiles::outputs_behind_relu(source, taps, positions, packed, dx, sizes.pixels_in, read);
+                } else {
+                    inputs(back, source, packed, &mut scratch.spread, dx, sizes.pixels_in);
+                }
+                if job.relu && !fused {
                     for (i, dx) in dx.chunks_exact_mut(sizes.pixels_in).enumerate() {
                         behind_relu(x.plane(at.image, group * sizes.ins + i), [1.0, 0.0], dx);
                     }

@@ -18,7 +18,10 @@
 
 use macerator::{Scalar, Simd, Vector};
 
-use super::super::simd::{MAX_LANES, load, load_unchecked, splat, store};
+use super::super::{
+    reduce::first_lane_sums,
+    simd::{MAX_LANES, load, load_unchecked, splat, store},
+};
 
 /// A plane of `rows` by `width` outputs and the kernel over one or more source planes.
 #[derive(Clone, Copy, Debug)]
@@ -327,9 +330,16 @@ unsafe fn weight_columns<S: Simd, const KH: usize, const G: usize>(
             column += lanes;
         }
     }
+    let mut flat = [splat::<S>(0.0); MAX_LANES];
     for ky in 0..KH {
         for g in 0..G {
-            sums[ky * columns.kernel[1] + kx + g] += of_taps[ky][g].reduce_add();
+            flat[ky * G + g] = of_taps[ky][g];
+        }
+    }
+    let flat = first_lane_sums(&flat, KH * G);
+    for ky in 0..KH {
+        for g in 0..G {
+            sums[ky * columns.kernel[1] + kx + g] += flat[ky * G + g];
         }
     }
 }

@@ -19,7 +19,7 @@ use burn::backend::flex::FlexTensor;
 use super::{
     super::Window,
     buffer::{Part, View, fill, into_tensor, readable, vector},
-    simd::lanes,
+    simd::{lanes, soon},
 };
 pub use backward::{backward, backward_of};
 use geometry::{Backward, Class, Forward};
@@ -173,6 +173,9 @@ fn source<'a>(
         return from.planes(image, channel, count);
     };
     for (c, to) in (channel..channel + count).zip(scratch.chunks_exact_mut(padded.plane())) {
+        if c + 1 < channel + count {
+            soon(from.plane(image, c + 1));
+        }
         match relu {
             true => padded.lay_rectified(from.plane(image, c), to),
             false => padded.lay(from.plane(image, c), to),

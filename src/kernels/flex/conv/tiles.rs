@@ -18,6 +18,7 @@
 use macerator::{Scalar, Simd, Vector};
 
 use super::{
+    super::reduce::first_lane_sums,
     super::simd::{MAX_LANES, load, load_partial, load_unchecked, splat, store, store_partial},
     positions::{Position, Positions, Taps},
 };
@@ -52,6 +53,41 @@ pub fn outputs<'a, S: Simd>(
     target: &mut [f32],
     plane: usize,
 ) {
+    outputs_of::<S, false>(source, taps, positions, packed, bias, target, plane, Rectified { values: &[], plane: 0 });
+}
+
+/// [`outputs`] without bias as the gradient of something behind a ReLU: zero where the ReLU read nothing above zero.
+#[macerator::with_simd]
+pub fn outputs_behind_relu<'a, S: Simd>(
+    source: &[f32],
+    taps: &Taps,
+    positions: &Positions,
+    packed: &[f32],
+    target: &mut [f32],
+    plane: usize,
+    rectified: Rectified<'a>,
+) {
+    outputs_of::<S, true>(source, taps, positions, packed, None, target, plane, rectified);
+}
+
+/// What a ReLU read, where the gradient of it goes: planes like those of the target, so far apart.
+#[derive(Clone, Copy)]
+pub struct Rectified<'a> {
+    pub values: &'a [f32],
+    pub plane: usize,
+}
+
+#[inline(always)]
+fn outputs_of<S: Simd, const RELU: bool>(
+    source: &[f32],
+    taps: &Taps,
+    positions: &Positions,
+    packed: &[f32],
+    bias: Option<&[f32]>,
+    target: &mut [f32],
+    plane: usize,
+    rectified: Rectified,
+) {
     let lanes = f32::lanes::<S>();
     let offsets = taps.offsets();
     let outs = packed.len() / offsets.len();
@@ -64,13 +100,15 @@ pub fn outputs<'a, S: Simd>(
             let weights = &packed[first * offsets.len()..(first + count) * offsets.len()];
             let bias = bias.map(|bias| &bias[first..first + count]);
             let target = &mut target[first * plane..];
+            let behind =
+                Rectified { values: rectified.values.get(first * rectified.plane..).unwrap_or_default(), ..rectified };
             // SAFETY: every position plus every offset plus a vector lies in the source, by the first assertion above.
             unsafe {
                 match count {
-                    4 => strip_of::<S, 4>(source, offsets, wide, weights, bias, target, plane),
-                    3 => strip_of::<S, 3>(source, offsets, wide, weights, bias, target, plane),
-                    2 => strip_of::<S, 2>(source, offsets, wide, weights, bias, target, plane),
-                    _ => strip_of::<S, 1>(source, offsets, wide, weights, bias, target, plane),
+                    4 => strip_of::<S, 4, RELU>(source, offsets, wide, weights, bias, target, plane, behind),
+                    3 => strip_of::<S, 3, RELU>(source, offsets, wide, weights, bias, target, plane, behind),
+                    2 => strip_of::<S, 2, RELU>(source, offsets, wide, weights, bias, target, plane, behind),
+                    _ => strip_of::<S, 1, RELU>(source, offsets, wide, weights, bias, target, plane, behind),
                 }
             }
         }
@@ -85,6 +123,10 @@ pub fn outputs<'a, S: Simd>(
                 // SAFETY: as above.
                 let pixels = unsafe { load_unchecked::<S>(source, at + offset) };
                 sum = splat::<S>(weight).mul_add(pixels, sum);
+            }
+            if RELU {
+                let read = &rectified.values[out * rectified.plane + to..][..positions.short_width()];
+                sum = behind_relu::<S>(load_partial::<S>(read), sum);
             }
             let to = out * plane + to;
             store_partial(&mut target[to..to + positions.short_width()], sum);
@@ -109,7 +151,10 @@ pub fn outputs_each<S: Simd>(
         let (source, target) = (&source[channel * step..], &mut target[channel * plane..]);
         assert!(positions.fit_source(taps, source.len(), lanes), "the source covers every position and tap");
         // SAFETY: every position plus every offset plus a vector lies in the source, by the assertion above.
-        unsafe { strip_of::<S, 1>(source, offsets, positions.wide(), weights, None, target, plane) };
+        unsafe {
+            let behind = Rectified { values: &[], plane: 0 };
+            strip_of::<S, 1, false>(source, offsets, positions.wide(), weights, None, target, plane, behind);
+        }
         for &Position { source: at, target: to } in positions.short() {
             let mut sum = splat::<S>(0.0);
             for (&offset, &weight) in offsets.iter().zip(weights) {
@@ -179,7 +224,7 @@ pub fn weights<S: Simd>(
 /// # Safety
 /// Every position plus every offset plus a vector lies in `source`.
 #[inline(always)]
-unsafe fn strip_of<S: Simd, const C: usize>(
+unsafe fn strip_of<S: Simd, const C: usize, const RELU: bool>(
     source: &[f32],
     offsets: &[usize],
     positions: &[Position],
@@ -187,6 +232,7 @@ unsafe fn strip_of<S: Simd, const C: usize>(
     bias: Option<&[f32]>,
     target: &mut [f32],
     plane: usize,
+    behind: Rectified,
 ) {
     let mut of_channels = [0.0; C];
     if let Some(bias) = bias {
@@ -197,14 +243,14 @@ unsafe fn strip_of<S: Simd, const C: usize>(
     // SAFETY: passed on.
     unsafe {
         if C == 1 {
-            rest = tiles::<S, C, 8>(source, offsets, rest, weights, bias, target, plane);
+            rest = tiles::<S, C, 8, RELU>(source, offsets, rest, weights, bias, target, plane, behind);
         }
         // Where there are registers for it: a weight that is spread over a vector serves more of them.
         if C <= 2 || f32::lanes::<S>() == MAX_LANES {
-            rest = tiles::<S, C, 4>(source, offsets, rest, weights, bias, target, plane);
+            rest = tiles::<S, C, 4, RELU>(source, offsets, rest, weights, bias, target, plane, behind);
         }
-        rest = tiles::<S, C, 2>(source, offsets, rest, weights, bias, target, plane);
-        tiles::<S, C, 1>(source, offsets, rest, weights, bias, target, plane);
+        rest = tiles::<S, C, 2, RELU>(source, offsets, rest, weights, bias, target, plane, behind);
+        tiles::<S, C, 1, RELU>(source, offsets, rest, weights, bias, target, plane, behind);
     }
 }
 
@@ -213,7 +259,7 @@ unsafe fn strip_of<S: Simd, const C: usize>(
 /// # Safety
 /// As for [`strip_of`].
 #[inline(always)]
-unsafe fn tiles<'a, S: Simd, const C: usize, const V: usize>(
+unsafe fn tiles<'a, S: Simd, const C: usize, const V: usize, const RELU: bool>(
     source: &[f32],
     offsets: &[usize],
     positions: &'a [Position],
@@ -221,6 +267,7 @@ unsafe fn tiles<'a, S: Simd, const C: usize, const V: usize>(
     bias: [f32; C],
     target: &mut [f32],
     plane: usize,
+    behind: Rectified,
 ) -> &'a [Position] {
     let (groups, rest) = positions.as_chunks::<V>();
     let (weights, _) = weights.as_chunks::<C>();
@@ -244,11 +291,22 @@ unsafe fn tiles<'a, S: Simd, const C: usize, const V: usize>(
         }
         for c in 0..C {
             for v in 0..V {
-                store(target, c * plane + group[v].target, sums[c][v]);
+                let mut sum = sums[c][v];
+                if RELU {
+                    sum = behind_relu::<S>(load::<S>(behind.values, c * behind.plane + group[v].target), sum);
+                }
+                store(target, c * plane + group[v].target, sum);
             }
         }
     }
     rest
+}
+
+/// The gradient where what the ReLU read is above zero, or no number.
+#[inline(always)]
+fn behind_relu<S: Simd>(read: Vector<S, f32>, gradient: Vector<S, f32>) -> Vector<S, f32> {
+    let zero = splat::<S>(0.0);
+    read.le(zero).select(zero, gradient)
 }
 
 /// Gradients of the weights of `C` channels, a few taps at a time so that their sums fit the registers.
@@ -343,9 +401,16 @@ unsafe fn tap_tile<S: Simd, const C: usize, const T: usize>(
         // SAFETY: by the contract of this function.
         unsafe { accumulate(&mut sums, source, at, &taps, &gradients) };
     }
+    let mut flat = [splat::<S>(0.0); MAX_LANES];
     for c in 0..C {
         for t in 0..T {
-            into[c * row + first + t] += sums[c][t].reduce_add();
+            flat[c * T + t] = sums[c][t];
+        }
+    }
+    let flat = first_lane_sums(&flat, C * T);
+    for c in 0..C {
+        for t in 0..T {
+            into[c * row + first + t] += flat[c * T + t];
         }
     }
 }
