@@ -24,8 +24,8 @@ mod tests;
 pub mod cpu {
     pub use super::flex::{
         buffer::{readable, vector},
-        combine, convolve_gradient_grads, convolve_rectified, convolve_rectified_grads, norm, planes, products,
-        separable,
+        combine, convolve_joined, convolve_joined_grads, convolve_rectified, convolve_rectified_grads, norm, planes,
+        products, separable,
         team::with_team,
         update,
     };

@@ -101,13 +101,44 @@ impl Combination {
 
     /// The tensor that this is, if it is the whole of one.
     pub fn as_tensor(&self) -> Option<&FlexTensor> {
-        let [source] = self.sources.as_slice() else { return None };
-        let [_, c, ..] = source.tensor.layout().shape().dims::<4>();
-        let whole = |(i, terms): (usize, &Vec<Term>)| {
-            terms.as_slice() == [Term { source: 0, channel: i, factor: 1.0, offset: 0.0 }]
+        let (tensor, count) = if self.channels.is_empty() { None } else { self.whole_at(0) }?;
+        (count == self.channels.len()).then_some(tensor)
+    }
+
+    /// Tensors whose channels one after the other are the channels: sources as they are, and what lies between them written out.
+    pub fn parts(&self) -> Vec<FlexTensor> {
+        let (mut parts, mut at, mut written) = (Vec::new(), 0, 0);
+        let write = |range: Range<usize>, parts: &mut Vec<FlexTensor>| {
+            if !range.is_empty() {
+                let channels = self.channels[range].to_vec();
+                parts.push(Self { size: self.size, sources: self.sources.clone(), channels }.tensor());
+            }
         };
-        let as_it_is = source.per_image.is_none() && c == self.channels.len();
-        (as_it_is && self.channels.iter().enumerate().all(whole)).then_some(&source.tensor)
+        while at < self.channels.len() {
+            match self.whole_at(at) {
+                Some((tensor, count)) => {
+                    write(written..at, &mut parts);
+                    parts.push(tensor.clone());
+                    at += count;
+                    written = at;
+                }
+                None => at += 1,
+            }
+        }
+        write(written..at, &mut parts);
+        parts
+    }
+
+    /// The source that the channels from `start` on are the whole of, and how many these are.
+    fn whole_at(&self, start: usize) -> Option<(&FlexTensor, usize)> {
+        let &[Term { source, .. }] = self.channels[start].as_slice() else { return None };
+        let Source { tensor, per_image: None } = &self.sources[source] else { return None };
+        let [_, count, ..] = tensor.layout().shape().dims::<4>();
+        let whole = |(channel, terms): (usize, &Vec<Term>)| {
+            terms.as_slice() == [Term { source, channel, factor: 1.0, offset: 0.0 }]
+        };
+        let mine = self.channels.get(start..start + count)?;
+        mine.iter().enumerate().all(whole).then_some((tensor, count))
     }
 
     /// Adds `factor` times a channel of `source` plus `offset`, for each (channel, channel of the source, factor, offset).

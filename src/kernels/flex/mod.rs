@@ -61,19 +61,32 @@ pub fn convolve_rectified_grads(
     Grads { x: grads.x.map(|dx| pixels::relu_grad(read, dx)), ..grads }
 }
 
-/// Gradients of a convolution of single pixels, behind a ReLU or not, from a gradient that is read as it is needed.
-pub fn convolve_gradient_grads(
-    x: FlexTensor,
+/// A convolution of single pixels, behind a ReLU or not, of the channels of tensors one after the other.
+pub fn convolve_joined(xs: Vec<FlexTensor>, w: FlexTensor, relu: bool) -> FlexTensor {
+    let window = Window::square(1, 1, 0, 1);
+    if conv::suits(&xs[0], &w, window) {
+        let xs: Vec<FlexTensor> = xs.into_iter().map(buffer::readable).collect();
+        return conv::forward_of(&xs, w, None, window, 1, relu);
+    }
+    let x = pixels::join_channels(xs);
+    portable::convolve::<Flex>(if relu { pixels::relu(x) } else { x }, w, Operands(Vec::new()), window, 1)
+}
+
+/// Gradients of [`convolve_joined`], from a gradient that is read as it is needed.
+pub fn convolve_joined_grads(
+    xs: Vec<FlexTensor>,
     w: FlexTensor,
     g: &combine::Combination,
     relu: bool,
     wanted: Wanted,
 ) -> Grads<Flex> {
     let window = Window::square(1, 1, 0, 1);
-    if conv::suits(&x, &w, window) {
-        let [x, w] = conv::backward_of(x, w, g, relu, [wanted.x, wanted.w]);
+    if conv::suits(&xs[0], &w, window) {
+        let xs: Vec<FlexTensor> = xs.into_iter().map(buffer::readable).collect();
+        let [x, w] = conv::backward_of(&xs, w, g, relu, [wanted.x, wanted.w]);
         return Grads { x, w, bias: None };
     }
+    let x = if let [x] = xs.as_slice() { x.clone() } else { pixels::join_channels(xs) };
     match relu {
         true => convolve_rectified_grads(x, w, g.tensor(), window, 1, wanted),
         false => Flex::convolve_grads(x, w, g.tensor(), window, 1, wanted),

@@ -100,7 +100,7 @@ pub type Ahead<'a, const A: usize> = [&'a [f32]; A];
 
 /// Asks for the cache lines at `at` in each slice.
 #[inline(always)]
-fn fetch<const A: usize>(ahead: Ahead<A>, at: usize) {
+pub fn fetch<const A: usize>(ahead: Ahead<A>, at: usize) {
     for slice in ahead {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: every x86-64 machine has the instruction, which reads nothing and may be given any address.
@@ -110,14 +110,6 @@ fn fetch<const A: usize>(ahead: Ahead<A>, at: usize) {
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = (slice, at);
-    }
-}
-
-/// Asks for all of a plane that will be read next.
-#[inline(always)]
-pub fn soon(plane: &[f32]) {
-    for at in (0..plane.len()).step_by(MAX_LANES) {
-        fetch([plane], at);
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
         Window,
         cpu::{
             combine::{Combination, Source},
-            convolve_gradient_grads, convolve_rectified_grads, norm, planes,
+            convolve_joined, convolve_joined_grads, convolve_rectified_grads, norm, planes,
             products::{Factor, products, tensor_and_products},
             separable::{self, Lines, Unit, UnitWeights, channels_read},
         },
@@ -158,7 +158,13 @@ fn a_convolution_of_pixels_reads_its_gradient_as_if_it_were_written() {
         for relu in [false, true] {
             let wanted = Wanted { x: true, w: true, bias: false };
             let window = Window::square(1, 1, 0, 1);
-            let got = convolve_gradient_grads(x.clone(), weight.clone(), &sum, relu, wanted);
+            // The channels as three tensors, one of them a slice that is read in place.
+            let parts =
+                [(0, 1), (1, ins - 2), (ins - 1, 1)].map(|(start, len)| x.clone().narrow(1, start, len)).to_vec();
+            let joined = convolve_joined(parts.clone(), weight.clone(), relu);
+            let alone = convolve_joined(vec![x.clone()], weight.clone(), relu);
+            assert_eq!(numbers(joined), numbers(alone), "{ins} to {outs}, {h}x{w}, relu {relu}");
+            let got = convolve_joined_grads(parts, weight.clone(), &sum, relu, wanted);
             let want = match relu {
                 true => convolve_rectified_grads(x.clone(), weight.clone(), sum.tensor(), window, 1, wanted),
                 false => Flex::convolve_grads(x.clone(), weight.clone(), sum.tensor(), window, 1, wanted),
@@ -170,6 +176,30 @@ fn a_convolution_of_pixels_reads_its_gradient_as_if_it_were_written() {
             assert!(got.bias.is_none());
         }
     }
+}
+
+#[test]
+fn parts_of_a_combination_are_its_sources_where_it_has_them_whole() {
+    let [a, b, c] = [2, 3, 1].map(|channels| primitive(&random([2, channels, 4, 4], channels as u64)));
+    let mut sum = Combination::zeros([2, 4, 4], 8);
+    let whole = |source: &FlexTensor, start: usize| {
+        let [_, count, ..] = source.layout().shape().dims::<4>();
+        (Source::new(source.clone()), (0..count).map(move |i| (start + i, i, 1.0, 0.0)))
+    };
+    for (source, terms) in [whole(&a, 0), whole(&b, 3), whole(&c, 6), whole(&c, 7)] {
+        sum.add(source, terms);
+    }
+    sum.add(Source::new(a.clone()), [(2, 1, 1.0, 0.0), (7, 0, 0.5, 0.0)]);
+    let parts = sum.parts();
+    let counts: Vec<usize> = parts.iter().map(|part| part.layout().shape().dims::<4>()[1]).collect();
+    assert_eq!(counts, [2, 1, 3, 1, 1], "one channel of a tensor of two, and a sum, are written");
+    let mut joined = Combination::zeros([2, 4, 4], 8);
+    let mut start = 0;
+    for part in parts {
+        joined.add_all(&Combination::whole(part.clone()), start);
+        start += part.layout().shape().dims::<4>()[1];
+    }
+    assert_eq!(numbers(joined.tensor()), numbers(sum.tensor()));
 }
 
 #[test]

@@ -14,7 +14,8 @@ use crate::ir::{Node, ParamId};
 use crate::kernels::{
     Window,
     cpu::{
-        combine::Combination, convolve_gradient_grads, convolve_rectified, convolve_rectified_grads, planes, vector,
+        combine::Combination, convolve_joined, convolve_joined_grads, convolve_rectified, convolve_rectified_grads,
+        planes, vector,
     },
     ops::{Grads, KernelGrads, KernelOps, Operands, Wanted},
 };
@@ -36,7 +37,7 @@ impl Walk<'_> {
     pub fn conv(&mut self, node: &Node, members: Vec<Member>, layer: &Layer) -> Result<(Value, Record), TrainError> {
         let &Layer { bias: bias_id, filter, window, groups, relu: [relu_in, relu_out] } = layer;
         let x = node.inputs[0];
-        let read = self.dense(x, node)?;
+        let read = self.parts(x, node)?;
         let outs = members.iter().map(|member| member.outs).sum();
         let shape = [outs, filter[0], filter[1], filter[2]];
         let param = |id: ParamId| self.pass.params[id.index()].clone();
@@ -45,9 +46,10 @@ impl Walk<'_> {
             all => planes::tensor(all.iter().flat_map(|member| vector(&param(member.weight))).collect(), shape),
         };
         let bias = Operands(bias_id.map(param).into_iter().collect());
-        let mut y = match relu_in {
-            true => convolve_rectified(read.clone(), weight.clone(), bias, window, groups),
-            false => Flex::convolve(read.clone(), weight.clone(), bias, window, groups),
+        let mut y = match (read.as_slice(), relu_in) {
+            ([x], true) => convolve_rectified(x.clone(), weight.clone(), bias, window, groups),
+            ([x], false) => Flex::convolve(x.clone(), weight.clone(), bias, window, groups),
+            (all, _) => convolve_joined(all.to_vec(), weight.clone(), relu_in),
         };
         if relu_out {
             y = Flex::rectify(y);
@@ -71,9 +73,12 @@ impl Back {
         let wanted = Wanted { x: wanted_x, w: self.weights, bias: self.weights && bias_id.is_some() };
         let g = self.joined(&members, first);
         let pixel = window == Window::square(1, 1, 0, 1) && groups == 1 && rectified.is_none() && !wanted.bias;
-        let grads = match pixel {
-            true => convolve_gradient_grads(read, weight, &g, relu_in, wanted),
-            false => written(read, weight, g.tensor(), rectified, window, groups, relu_in, wanted),
+        let grads = match (pixel, <[FlexTensor; 1]>::try_from(read)) {
+            (false, Ok([read])) => written(read, weight, g.tensor(), rectified, window, groups, relu_in, wanted),
+            (_, read) => {
+                let read = read.map_or_else(|parts| parts, |[one]| vec![one]);
+                convolve_joined_grads(read, weight, &g, relu_in, wanted)
+            }
         };
         if let Some(dw) = grads.w {
             let mut start = 0;

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{
     Done, Input, Mask, Pass, Statistics, Step, Tape,
     convolve::Layer,
-    graph::{Member, last_uses, lazily_read, made_together, plain_terms},
+    graph::{Member, last_uses, lazily_read, made_together, plain_terms, read_in_parts},
     normalise::NormLayer,
     record::{Mix, Part, Read, Record, Separable},
     unsupported,
@@ -40,6 +40,7 @@ fn walk(pass: &Pass, inputs: Vec<Input>, rng: &mut ChaCha8Rng) -> Result<Done, T
         last_use: last_uses(graph),
         together: made_together(graph),
         lazy: lazily_read(graph),
+        joined: read_in_parts(graph),
         records: Vec::new(),
         statistics: Vec::new(),
         known: HashMap::new(),
@@ -86,6 +87,8 @@ pub struct Walk<'a> {
     together: Vec<Vec<Member>>,
     /// Which values are read only by nodes that apply a normalisation themselves.
     pub lazy: Vec<bool>,
+    /// Which values are read only by nodes that find their channels where they were made.
+    joined: Vec<bool>,
     records: Vec<Step>,
     pub statistics: Vec<Statistics>,
     /// Mean and variance of values that have been normalised.
@@ -212,7 +215,16 @@ impl Walk<'_> {
         match self.value(id, node)? {
             Value::Dense(x) => Ok(x.clone()),
             Value::Normal(normal) => Ok(normal.tensor()),
+            Value::Joined(parts) => Ok(joined(parts).tensor()),
             Value::Flat(_) => Err(unsupported(&node.name, "the input must be [N, C, H, W]")),
+        }
+    }
+
+    /// The images whose channels one after the other are the value.
+    pub fn parts(&self, id: ValueId, node: &Node) -> Result<Vec<FlexTensor>, TrainError> {
+        match self.value(id, node)? {
+            Value::Joined(parts) => Ok(parts.clone()),
+            _ => Ok(vec![self.dense(id, node)?]),
         }
     }
 
@@ -252,6 +264,10 @@ impl Walk<'_> {
                     (Value::Normal(Normal { z: cut(z), norm: Arc::new(norm.part(start, len)) }), dims(z))
                 }
                 Value::Dense(x) => (Value::Dense(cut(x)), dims(x)),
+                Value::Joined(parts) => {
+                    let x = joined(parts).tensor();
+                    (Value::Dense(cut(&x)), dims(&x))
+                }
                 Value::Flat(_) => return Err(unsupported(&node.name, "the input must be [N, C, H, W]")),
             };
             return Ok((value, Record::Channels { x, dims, start }));
@@ -272,7 +288,7 @@ impl Walk<'_> {
         let x = node.inputs[0];
         let (read, lines) = match self.value(x, node)? {
             Value::Normal(Normal { z, norm }) => (z.clone(), Some(norm.clone())),
-            Value::Dense(x) => (x.clone(), None),
+            Value::Dense(_) | Value::Joined(_) => (self.dense(x, node)?, None),
             Value::Flat(_) => return Err(unsupported(&node.name, "the input must be [N, C, H, W]")),
         };
         let graph = self.pass.graph;
@@ -307,11 +323,16 @@ impl Walk<'_> {
         let mut sum: Option<Combination> = None;
         for term in terms {
             let x = node.inputs[term.input];
-            let value = self.value(x, node)?.clone();
+            let value = match self.value(x, node)? {
+                Value::Joined(parts) => Value::Dense(joined(parts).tensor()),
+                other => other.clone(),
+            };
             let read = match &value {
                 Value::Dense(x) => x,
                 Value::Normal(normal) => &normal.z,
-                Value::Flat(_) => return Err(unsupported(&node.name, "a term must be [N, C, H, W]")),
+                Value::Joined(_) | Value::Flat(_) => {
+                    return Err(unsupported(&node.name, "a term must be [N, C, H, W]"));
+                }
             };
             let dims = dims(read);
             let mut weights = Vec::with_capacity(term.weights.len());
@@ -343,6 +364,22 @@ impl Walk<'_> {
             parts.push(Part { x, dims, from, to, len, step, factor, weights, mask, read, wanted_x });
         }
         let sum = sum.ok_or_else(|| unsupported(&node.name, "there must be a term"))?;
-        Ok((Value::Dense(sum.tensor()), Record::Mix(Mix { terms: parts })))
+        let value = match self.joined[node.output.index()] {
+            true => Value::Joined(sum.parts()),
+            false => Value::Dense(sum.tensor()),
+        };
+        Ok((value, Record::Mix(Mix { terms: parts })))
     }
+}
+
+/// Images whose channels come one after the other.
+fn joined(parts: &[FlexTensor]) -> Combination {
+    let [n, _, h, w] = dims(&parts[0]);
+    let mut all = Combination::zeros([n, h, w], parts.iter().map(|part| dims(part)[1]).sum());
+    let mut start = 0;
+    for part in parts {
+        all.add_all(&Combination::whole(part.clone()), start);
+        start += dims(part)[1];
+    }
+    all
 }

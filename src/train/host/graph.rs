@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::unsupported;
-use crate::ir::{Graph, MixTerm, Node, Op, ParamId, ValueId};
+use crate::ir::{Graph, MixTerm, Node, Op, ParamId, ValueId, Window};
 use crate::train::TrainError;
 
 /// The terms of a node that no pass has made into a sum of channels.
@@ -111,10 +111,28 @@ pub fn lazily_read(graph: &Graph) -> Vec<bool> {
     lazy
 }
 
+/// For each value whether all that read it are convolutions of its single pixels, which find its channels wherever they are.
+pub fn read_in_parts(graph: &Graph) -> Vec<bool> {
+    let mut parts = vec![true; graph.values.len()];
+    for node in &graph.nodes {
+        if !of_pixels(&node.op) {
+            node.inputs.iter().for_each(|v| parts[v.index()] = false);
+        }
+    }
+    graph.outputs.iter().for_each(|output| parts[output.value.index()] = false);
+    parts
+}
+
+/// Whether this is a convolution of single pixels and nothing else.
+fn of_pixels(op: &Op) -> bool {
+    let &Op::Conv { bias: None, ref window, groups: 1, relu_out: false, .. } = op else { return false };
+    Window { dilation: [1, 1], ..*window } == Window::valid(1, 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{Builder, Init, Role, Shape, Window};
+    use crate::ir::{Builder, Init, Role, Shape};
 
     #[test]
     fn convolutions_of_one_value_through_one_window_are_made_together() {

@@ -72,8 +72,8 @@ pub enum Record {
 /// Convolutions of one value.
 pub struct Conv {
     pub x: ValueId,
-    /// What it read, before its ReLU.
-    pub read: FlexTensor,
+    /// What it read, before its ReLU; only a convolution of single pixels reads several images' channels.
+    pub read: Vec<FlexTensor>,
     /// Of all members.
     pub weight: FlexTensor,
     pub members: Vec<Member>,

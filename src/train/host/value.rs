@@ -15,6 +15,8 @@ pub enum Value {
     Dense(FlexTensor),
     /// An image that is normalised as it is read.
     Normal(Normal),
+    /// The channels of images one after the other.
+    Joined(Vec<FlexTensor>),
     /// Architecture weights.
     Flat(Arc<Vec<f32>>),
 }

@@ -18,10 +18,10 @@ use super::{
     },
     Sizes, Start, columns,
     geometry::{Backward, Class, Forward},
+    input::Input,
     inputs,
     padded::{Padded, scratch},
-    source,
-    tiles::{self, Rectified},
+    source, tiles,
 };
 
 /// Gradients of x, w and bias where wanted.
@@ -30,7 +30,7 @@ pub type Gradients = [Option<FlexTensor>; 3];
 /// What the backward pass of one convolution works with.
 struct Job<'a> {
     sizes: Sizes,
-    x: View<'a>,
+    x: Input<'a>,
     /// Whether it is the positive part of x that is convolved.
     relu: bool,
     g: Gradient<'a>,
@@ -46,7 +46,7 @@ struct Job<'a> {
 /// The gradient of the output.
 #[derive(Clone, Copy)]
 enum Gradient<'a> {
-    View(View<'a>),
+    View(&'a Input<'a>),
     /// Written to the scratch plane by plane, so far apart.
     Sum(&'a Planes<'a>, usize),
 }
@@ -69,41 +69,40 @@ pub fn backward(
     relu: bool,
     [wanted_x, wanted_w, wanted_bias]: [bool; 3],
 ) -> Gradients {
-    let (x, g) = (readable(x), readable(g));
-    let (x, g) = (View::new(&x), View::new(&g));
+    let (x, g) = ([readable(x)], [readable(g)]);
+    let (x, g_view) = (Input::new(&x), View::new(&g[0]));
+    let g = Input::new(&g);
     let w_dims = w.layout().shape().dims::<4>();
     let sizes = Sizes::new(&x, w_dims[0], &window, groups);
     let size = [x.dims[2], x.dims[3]];
-    let lanes = lanes();
-    let back = Backward::new(&window, size, sizes.outs, g.plane, lanes);
+    let back = Backward::new(&window, size, sizes.outs, g_view.plane, lanes());
     let shared = !relu && sizes.ins == 1 && back.classes.iter().any(|class| class.columns.is_some());
-    let forth = (wanted_w && !shared).then(|| Forward::reading(&window, size, sizes.ins, x.plane, lanes, relu));
+    let forth = (wanted_w && !shared).then(|| sizes.forth(&x, &window, relu));
     let packed = wanted_x.then(|| sizes.pack_backward(&back, &vector(&w), window.kernel[1]));
-    let g_of_bias = wanted_bias.then(|| into_tensor(channel_sums(g), [w_dims[0]]));
-    let g = Gradient::View(g);
+    let g_of_bias = wanted_bias.then(|| into_tensor(channel_sums(g_view), [w_dims[0]]));
+    let g = Gradient::View(&g);
     let job = Job { sizes, x, relu, g, back, packed, forth, wanted_w, kernel_width: window.kernel[1] };
     let [dx, dw] = gradients(&job, w_dims, [wanted_x, wanted_w]);
     [dx, dw, g_of_bias]
 }
 
-/// Gradients of x and w of a convolution of single pixels, from a gradient that is not written out.
+/// Gradients of x and w of a convolution of single pixels of the channels of readable tensors one after the other, from a
+/// gradient that is not written out.
 pub fn backward_of(
-    x: FlexTensor,
+    tensors: &[FlexTensor],
     w: FlexTensor,
     g: &Combination,
     relu: bool,
     [wanted_x, wanted_w]: [bool; 2],
 ) -> [Option<FlexTensor>; 2] {
-    let (x, g) = (readable(x), g.planes());
-    let x = View::new(&x);
+    let (x, g) = (Input::new(tensors), g.planes());
     let w_dims = w.layout().shape().dims::<4>();
     let window = Window::square(1, 1, 0, 1);
     let sizes = Sizes::new(&x, w_dims[0], &window, 1);
     let size = [x.dims[2], x.dims[3]];
-    let lanes = lanes();
     let apart = Padded::apart(size);
-    let back = Arc::new(Backward::of_pixels(size, sizes.outs, Some(apart), apart.plane(), lanes));
-    let forth = wanted_w.then(|| Forward::reading(&window, size, sizes.ins, x.plane, lanes, relu));
+    let back = Arc::new(Backward::of_pixels(size, sizes.outs, Some(apart), apart.plane(), lanes()));
+    let forth = wanted_w.then(|| sizes.forth(&x, &window, relu));
     let packed = wanted_x.then(|| sizes.pack_backward(&back, &vector(&w), 1));
     let job =
         Job { sizes, x, relu, g: Gradient::Sum(&g, apart.plane()), back, packed, forth, wanted_w, kernel_width: 1 };
@@ -160,7 +159,7 @@ fn backward_chunk(job: &Job, at: Start, groups: usize, scratch: &mut Scratch, dx
         }
         if job.packed.is_some() || job.forth.is_none() {
             let source = match g {
-                Gradient::View(g) => source(back.padded, *g, false, from_g, sizes.outs, &mut scratch.g),
+                Gradient::View(g) => source(back.padded, g, false, from_g, sizes.outs, &mut scratch.g),
                 Gradient::Sum(..) => &scratch.g,
             };
             if let Some(packed) = &job.packed {
@@ -170,10 +169,9 @@ fn backward_chunk(job: &Job, at: Start, groups: usize, scratch: &mut Scratch, dx
                     &packed[group * block..(group + 1) * block]
                 });
                 if let (true, [Class { taps, positions, scatter: None, .. }]) = (fused, back.classes.as_slice()) {
-                    let values = x.planes(at.image, group * sizes.ins, sizes.ins);
-                    let read = Rectified { values, plane: x.plane };
+                    let read: Vec<&[f32]> = (0..sizes.ins).map(|i| x.plane(at.image, group * sizes.ins + i)).collect();
                     let packed = packed.next().unwrap_or_default();
-                    tiles::outputs_behind_relu(source, taps, positions, packed, dx, sizes.pixels_in, read);
+                    tiles::outputs_behind_relu(source, taps, positions, packed, dx, sizes.pixels_in, &read);
                 } else {
                     inputs(back, source, packed, &mut scratch.spread, dx, sizes.pixels_in);
                 }
@@ -198,9 +196,9 @@ fn backward_chunk(job: &Job, at: Start, groups: usize, scratch: &mut Scratch, dx
             }
         }
         if let Some(forth) = &job.forth {
-            let source = source(forth.padded, *x, job.relu, from_x, sizes.ins, &mut scratch.x);
+            let source = source(forth.padded, x, job.relu, from_x, sizes.ins, &mut scratch.x);
             let (gradient, plane) = match g {
-                Gradient::View(g) => (g.planes(at.image, group * sizes.outs, sizes.outs), g.plane),
+                Gradient::View(g) => (g.planes(at.image, group * sizes.outs, sizes.outs), g.stride().unwrap_or(0)),
                 Gradient::Sum(_, stride) => (&*scratch.g, *stride),
             };
             let dw = &mut dw[i * weights..(i + 1) * weights];

@@ -298,8 +298,12 @@ impl Flat {
 impl Scatter {
     pub fn spread(&self, dense: &[f32], plane: &mut [f32]) {
         for (row, dense) in dense.chunks_exact(self.columns).enumerate() {
-            let plane = plane[self.start + row * self.row_step..].iter_mut().step_by(self.column_step);
-            plane.zip(dense).for_each(|(to, &from)| *to = from);
+            let plane = &mut plane[self.start + row * self.row_step..];
+            match self.column_step {
+                // Known where it is compiled, the step costs nothing.
+                2 => plane.chunks_mut(2).zip(dense).for_each(|(to, &from)| to[0] = from),
+                step => plane.chunks_mut(step).zip(dense).for_each(|(to, &from)| to[0] = from),
+            }
         }
     }
 }

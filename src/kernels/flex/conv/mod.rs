@@ -10,19 +10,23 @@
 mod backward;
 pub mod columns;
 pub mod geometry;
+mod input;
 pub mod padded;
 pub mod positions;
 pub mod tiles;
+
+use std::sync::Arc;
 
 use burn::backend::flex::FlexTensor;
 
 use super::{
     super::Window,
-    buffer::{Part, View, fill, into_tensor, readable, vector},
-    simd::{lanes, soon},
+    buffer::{Part, fill, into_tensor, readable, vector},
+    simd::lanes,
 };
 pub use backward::{backward, backward_of};
 use geometry::{Backward, Class, Forward};
+use input::Input;
 use padded::{Padded, scratch};
 use tiles::pack;
 
@@ -76,13 +80,24 @@ pub fn forward(
     groups: usize,
     relu: bool,
 ) -> FlexTensor {
-    let x = readable(x);
-    let x = View::new(&x);
+    forward_of(&[readable(x)], w, bias, window, groups, relu)
+}
+
+/// [`forward`] of the channels of readable tensors one after the other.
+pub fn forward_of(
+    tensors: &[FlexTensor],
+    w: FlexTensor,
+    bias: Option<FlexTensor>,
+    window: Window,
+    groups: usize,
+    relu: bool,
+) -> FlexTensor {
+    let x = Input::new(tensors);
     let [c_out, ..] = w.layout().shape().dims::<4>();
     let sizes = Sizes::new(&x, c_out, &window, groups);
     let packed = sizes.pack_forward(&vector(&w));
     let bias = bias.map(|bias| vector(&bias));
-    let plan = Forward::reading(&window, [x.dims[2], x.dims[3]], sizes.ins, x.plane, lanes(), relu);
+    let plan = sizes.forth(&x, &window, relu);
     let share = sizes.share(false);
     let chunk = share.groups * sizes.outs * sizes.pixels_out;
     let len = sizes.images * sizes.groups * sizes.outs * sizes.pixels_out;
@@ -93,7 +108,7 @@ pub fn forward(
         || scratch(plan.padded, sizes.ins, 0.0),
         |scratch, index, [out]| {
             let at = share.start(&sizes, index);
-            forward_chunk(&plan, &sizes, x, relu, at, &packed, bias.as_deref(), scratch, out);
+            forward_chunk(&plan, &sizes, &x, relu, at, &packed, bias.as_deref(), scratch, out);
         },
     );
     let [oh, ow] = window.output_size([x.dims[2], x.dims[3]]);
@@ -103,7 +118,7 @@ pub fn forward(
 fn forward_chunk(
     plan: &Forward,
     sizes: &Sizes,
-    x: View,
+    x: &Input,
     relu: bool,
     at: Start,
     packed: &[f32],
@@ -163,7 +178,7 @@ pub fn inputs<'a>(
 /// `count` planes from `channel` of `image`: in place, or copied to their padded layout, behind a ReLU or not.
 fn source<'a>(
     padded: Option<Padded>,
-    from: View<'a>,
+    from: &Input<'a>,
     relu: bool,
     [image, channel]: [usize; 2],
     count: usize,
@@ -173,9 +188,6 @@ fn source<'a>(
         return from.planes(image, channel, count);
     };
     for (c, to) in (channel..channel + count).zip(scratch.chunks_exact_mut(padded.plane())) {
-        if c + 1 < channel + count {
-            soon(from.plane(image, c + 1));
-        }
         match relu {
             true => padded.lay_rectified(from.plane(image, c), to),
             false => padded.lay(from.plane(image, c), to),
@@ -185,7 +197,7 @@ fn source<'a>(
 }
 
 impl Sizes {
-    fn new(x: &View, c_out: usize, window: &Window, groups: usize) -> Self {
+    fn new(x: &Input, c_out: usize, window: &Window, groups: usize) -> Self {
         let [images, c_in, height, width] = x.dims;
         Self {
             images,
@@ -196,6 +208,13 @@ impl Sizes {
             pixels_in: height * width,
             pixels_out: window.output_size([height, width]).iter().product(),
         }
+    }
+
+    /// How an input of these sizes is read, `changed` on the way or not.
+    fn forth(&self, x: &Input, window: &Window, changed: bool) -> Arc<Forward> {
+        // Planes that lie apart are copied, and then it is all the same how far.
+        let (stride, changed) = (x.stride().unwrap_or(0), changed || x.stride().is_none());
+        Forward::reading(window, [x.dims[2], x.dims[3]], self.ins, stride, lanes(), changed)
     }
 
     /// Weights of all groups as `tiles::outputs` wants them.

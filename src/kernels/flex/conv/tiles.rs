@@ -19,7 +19,7 @@ use macerator::{Scalar, Simd, Vector};
 
 use super::{
     super::reduce::first_lane_sums,
-    super::simd::{MAX_LANES, load, load_partial, load_unchecked, splat, store, store_partial},
+    super::simd::{MAX_LANES, fetch, load, load_partial, load_unchecked, splat, store, store_partial},
     positions::{Position, Positions, Taps},
 };
 
@@ -53,10 +53,11 @@ pub fn outputs<'a, S: Simd>(
     target: &mut [f32],
     plane: usize,
 ) {
-    outputs_of::<S, false>(source, taps, positions, packed, bias, target, plane, Rectified { values: &[], plane: 0 });
+    outputs_of::<S, false>(source, taps, positions, packed, bias, target, plane, &[]);
 }
 
-/// [`outputs`] without bias as the gradient of something behind a ReLU: zero where the ReLU read nothing above zero.
+/// [`outputs`] without bias as the gradient of something behind a ReLU: zero where the ReLU read nothing above zero, in planes
+/// like those of the target.
 #[macerator::with_simd]
 pub fn outputs_behind_relu<'a, S: Simd>(
     source: &[f32],
@@ -65,16 +66,9 @@ pub fn outputs_behind_relu<'a, S: Simd>(
     packed: &[f32],
     target: &mut [f32],
     plane: usize,
-    rectified: Rectified<'a>,
+    rectified: &[&'a [f32]],
 ) {
     outputs_of::<S, true>(source, taps, positions, packed, None, target, plane, rectified);
-}
-
-/// What a ReLU read, where the gradient of it goes: planes like those of the target, so far apart.
-#[derive(Clone, Copy)]
-pub struct Rectified<'a> {
-    pub values: &'a [f32],
-    pub plane: usize,
 }
 
 #[inline(always)]
@@ -86,7 +80,7 @@ fn outputs_of<S: Simd, const RELU: bool>(
     bias: Option<&[f32]>,
     target: &mut [f32],
     plane: usize,
-    rectified: Rectified,
+    rectified: &[&[f32]],
 ) {
     let lanes = f32::lanes::<S>();
     let offsets = taps.offsets();
@@ -100,8 +94,7 @@ fn outputs_of<S: Simd, const RELU: bool>(
             let weights = &packed[first * offsets.len()..(first + count) * offsets.len()];
             let bias = bias.map(|bias| &bias[first..first + count]);
             let target = &mut target[first * plane..];
-            let behind =
-                Rectified { values: rectified.values.get(first * rectified.plane..).unwrap_or_default(), ..rectified };
+            let behind = if RELU { &rectified[first..first + count] } else { &[] };
             // SAFETY: every position plus every offset plus a vector lies in the source, by the first assertion above.
             unsafe {
                 match count {
@@ -125,7 +118,7 @@ fn outputs_of<S: Simd, const RELU: bool>(
                 sum = splat::<S>(weight).mul_add(pixels, sum);
             }
             if RELU {
-                let read = &rectified.values[out * rectified.plane + to..][..positions.short_width()];
+                let read = &rectified[out][to..][..positions.short_width()];
                 sum = behind_relu::<S>(load_partial::<S>(read), sum);
             }
             let to = out * plane + to;
@@ -152,8 +145,7 @@ pub fn outputs_each<S: Simd>(
         assert!(positions.fit_source(taps, source.len(), lanes), "the source covers every position and tap");
         // SAFETY: every position plus every offset plus a vector lies in the source, by the assertion above.
         unsafe {
-            let behind = Rectified { values: &[], plane: 0 };
-            strip_of::<S, 1, false>(source, offsets, positions.wide(), weights, None, target, plane, behind);
+            strip_of::<S, 1, false>(source, offsets, positions.wide(), weights, None, target, plane, &[]);
         }
         for &Position { source: at, target: to } in positions.short() {
             let mut sum = splat::<S>(0.0);
@@ -232,7 +224,7 @@ unsafe fn strip_of<S: Simd, const C: usize, const RELU: bool>(
     bias: Option<&[f32]>,
     target: &mut [f32],
     plane: usize,
-    behind: Rectified,
+    behind: &[&[f32]],
 ) {
     let mut of_channels = [0.0; C];
     if let Some(bias) = bias {
@@ -267,11 +259,19 @@ unsafe fn tiles<'a, S: Simd, const C: usize, const V: usize, const RELU: bool>(
     bias: [f32; C],
     target: &mut [f32],
     plane: usize,
-    behind: Rectified,
+    behind: &[&[f32]],
 ) -> &'a [Position] {
     let (groups, rest) = positions.as_chunks::<V>();
     let (weights, _) = weights.as_chunks::<C>();
     for group in groups {
+        if RELU {
+            // Read when the sums are done, and there by then.
+            for c in 0..C {
+                for v in 0..V {
+                    fetch([behind[c]], group[v].target);
+                }
+            }
+        }
         let mut sums = [[splat::<S>(0.0); V]; C];
         for c in 0..C {
             sums[c] = [splat::<S>(bias[c]); V];
@@ -293,7 +293,7 @@ unsafe fn tiles<'a, S: Simd, const C: usize, const V: usize, const RELU: bool>(
             for v in 0..V {
                 let mut sum = sums[c][v];
                 if RELU {
-                    sum = behind_relu::<S>(load::<S>(behind.values, c * behind.plane + group[v].target), sum);
+                    sum = behind_relu::<S>(load::<S>(behind[c], group[v].target), sum);
                 }
                 store(target, c * plane + group[v].target, sum);
             }

@@ -12,7 +12,6 @@ use super::{
         buffer::View,
         conv::padded::{Padded, scratch},
         memory::Floats,
-        simd::soon,
     },
     Job, Lines, Unit,
 };
@@ -51,9 +50,6 @@ impl Source {
         for (i, to) in self.planes.chunks_exact_mut(self.padded.plane()).take(unit.ins).enumerate() {
             let plane = x.plane(image, unit.from + i);
             let [factor, offset] = Lines::at(lines, unit.from + i);
-            if i + 1 < unit.ins {
-                soon(x.plane(image, unit.from + i + 1));
-            }
             self.padded.copy(plane, to, |v: f32| {
                 let v = v.mul_add(factor, offset);
                 if v <= 0.0 { 0.0 } else { v }
