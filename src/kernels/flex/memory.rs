@@ -90,6 +90,33 @@ impl Floats {
     }
 }
 
+/// Copies to memory that nobody reads soon, past the caches: a line that is written as a whole need not be read before, and
+/// drives out none that is read. What another thread reads of it must be behind [`streamed`].
+pub fn stream(from: &[f32], to: &mut [f32]) {
+    assert_eq!(from.len(), to.len(), "as much as there is room for");
+    #[cfg(target_arch = "x86_64")]
+    if to.as_ptr().align_offset(ALIGNMENT) == 0 && to.len().is_multiple_of(ALIGNMENT / size_of::<f32>()) {
+        use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
+        for (from, to) in from.as_chunks::<16>().0.iter().zip(to.as_chunks_mut::<16>().0) {
+            for i in 0..4 {
+                // SAFETY: four floats from `4 * i` lie in both arrays, and those written to start at a multiple of 16 bytes.
+                unsafe { _mm_stream_ps(to.as_mut_ptr().add(4 * i), _mm_loadu_ps(from.as_ptr().add(4 * i))) };
+            }
+        }
+        return;
+    }
+    to.copy_from_slice(from);
+}
+
+/// Everything that this thread has streamed is there for others from here on.
+pub fn streamed() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 machine has the instruction, which only waits.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 impl Default for Floats {
     /// Without any, and without an allocation.
     fn default() -> Self {

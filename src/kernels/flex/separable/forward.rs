@@ -5,7 +5,7 @@ use super::{
     super::{
         buffer::{Part, View, fill, into_tensor},
         conv::tiles,
-        memory::Floats,
+        memory::{Floats, stream, streamed},
         norm::moments_of_planes,
     },
     Job, Lines, Unit, UnitWeights,
@@ -16,6 +16,8 @@ use super::{
 struct Scratch {
     source: Source,
     between: Floats,
+    /// The outputs of a unit.
+    made: Floats,
     depthwise: Vec<depthwise::Scratch>,
 }
 
@@ -34,6 +36,7 @@ pub fn forward(x: &FlexTensor, lines: Option<&Lines>, units: &[Unit], weights: &
         jobs.iter().map(Job::macs).sum::<usize>() / 8,
         || Scratch {
             source: Source::new(layout, &jobs),
+            made: Floats::new(jobs.iter().map(|job| job.unit.outs * pixels).max().unwrap_or(0)),
             between: Floats::new(jobs.iter().map(Job::between).max().unwrap_or(0)),
             depthwise: jobs.iter().map(|job| job.depthwise.scratch(job.unit.ins)).collect(),
         },
@@ -52,16 +55,18 @@ fn image_of(
     z: &mut [f32],
     moments: &mut [f32],
 ) {
-    let Scratch { source, between, depthwise } = scratch;
+    let Scratch { source, between, made, depthwise } = scratch;
     for (job, depthwise) in jobs.iter().zip(depthwise) {
         let pixels = job.depthwise.pixels_out;
         source.fill(x, lines, image, job.unit);
         middle(job, source, depthwise, between);
-        let z = &mut z[job.to * pixels..(job.to + job.unit.outs) * pixels];
-        tiles::outputs(between, &job.taps, &job.depthwise.pixels, &job.packed, None, z, pixels);
+        let made = &mut made[..job.unit.outs * pixels];
+        tiles::outputs(between, &job.taps, &job.depthwise.pixels, &job.packed, None, made, pixels);
         let moments = &mut moments[job.to * 2..(job.to + job.unit.outs) * 2];
-        moments_of_planes(z, pixels, moments);
+        moments_of_planes(made, pixels, moments);
+        stream(made, &mut z[job.to * pixels..(job.to + job.unit.outs) * pixels]);
     }
+    streamed();
 }
 
 /// The output of the depthwise convolution, in planes [`Job::stride`] apart.
