@@ -4,6 +4,7 @@
 
 use burn::backend::{Flex, flex::FlexTensor};
 use burn::tensor::Tensor;
+use rayon::prelude::*;
 
 use super::TrainError;
 use super::module::{GraphModule, download, host};
@@ -53,21 +54,35 @@ impl Sgd {
         // PyTorch's clip_grad_norm_: the factor is max / (norm + 1e-6), at most 1.
         let factor = self.clip.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
         self.buffers.resize(gradients.len(), None);
+        let mut moves: Vec<_> = Vec::new();
         for (id, param) in module.trainable() {
-            let Some(gradient) = gradients[id.index()].clone() else { continue };
-            let old = self.buffers[id.index()].take();
-            let buffer = match self.on_host(param, &gradient, old.as_ref(), factor, lr) {
+            if let Some(gradient) = gradients[id.index()].clone() {
+                moves.push((id, param, gradient, self.buffers[id.index()].take()));
+            }
+        }
+        let this = &*self;
+        let step = |(id, param, gradient, old): (ParamId, &mut Tensor<1>, Tensor<1>, Option<Tensor<1>>)| {
+            let buffer = match this.on_host(param, &gradient, old.as_ref(), factor, lr) {
                 Some([moved, buffer]) => {
                     *param = moved;
                     buffer
                 }
                 None => {
                     let gradient = if factor < 1.0 { gradient * factor } else { gradient };
-                    let buffer = self.direction(param, gradient, old);
+                    let buffer = this.direction(param, gradient, old);
                     *param = param.clone() - buffer.clone() * lr;
                     buffer
                 }
             };
+            (id, buffer)
+        };
+        // On the CPU each parameter's step is by itself; a device takes them one after the other.
+        let on_host = moves.first().is_some_and(|(_, param, ..)| host(param).is_some());
+        let buffers: Vec<_> = match on_host {
+            true => moves.into_par_iter().with_min_len(16).map(step).collect(),
+            false => moves.into_iter().map(step).collect(),
+        };
+        for (id, buffer) in buffers {
             self.buffers[id.index()] = Some(buffer);
         }
         Ok(norm)

@@ -6,7 +6,7 @@
     clippy::too_many_arguments,
     reason = "the slices of a vectorised loop are arguments: a struct of borrows would only move the list"
 )]
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use burn::backend::flex::FlexTensor;
 use macerator::{Simd, Vector};
@@ -19,6 +19,7 @@ use super::{
         geometry::{Backward, Forward},
         padded::{place, scratch},
     },
+    kept::Kept,
     simd::{lanes, map},
 };
 
@@ -29,7 +30,7 @@ pub fn forward(x: FlexTensor, window: Window, count_include_pad: bool) -> FlexTe
     let plan = Forward::new(&window, [x.dims[2], x.dims[3]], 1, x.plane, lanes());
     let [n, c, h, w] = x.dims;
     let [oh, ow] = window.output_size([h, w]);
-    let reciprocals = window.reciprocal_counts([h, w], count_include_pad);
+    let reciprocals = reciprocals(window, [h, w], count_include_pad);
     let planes = planes_of_chunk(x.dims);
     let part = Part { len: n * c * oh * ow, chunk: planes * oh * ow };
     let work = part.chunk * window.kernel.iter().product::<usize>();
@@ -52,7 +53,7 @@ pub fn backward(shape: [usize; 4], g: FlexTensor, window: Window, count_include_
     let [n, c, h, w] = shape;
     // Scaled gradients are copied to a plane of their own, so there is never anything to read in place.
     let plan = Backward::new(&window, [h, w], 1, g.pixels(), lanes());
-    let reciprocals = window.reciprocal_counts([h, w], count_include_pad);
+    let reciprocals = reciprocals(window, [h, w], count_include_pad);
     let planes = planes_of_chunk(shape);
     let part = Part { len: n * c * h * w, chunk: planes * h * w };
     let work = part.chunk * window.kernel.iter().product::<usize>();
@@ -69,6 +70,12 @@ pub fn backward(shape: [usize; 4], g: FlexTensor, window: Window, count_include_
         },
     );
     into_tensor(dx, shape)
+}
+
+/// One over the number of pixels under the window, row by row of the output.
+fn reciprocals(window: Window, size: [usize; 2], count_include_pad: bool) -> Arc<Vec<f32>> {
+    static KEPT: Kept<(Window, [usize; 2], bool), Vec<f32>> = Kept::new();
+    KEPT.get((window, size, count_include_pad), |_| window.reciprocal_counts(size, count_include_pad))
 }
 
 #[macerator::with_simd]

@@ -17,6 +17,8 @@ use burn::{
     tensor::Shape,
 };
 
+use macerator::Simd;
+
 use super::{memory::Floats, team::on_all};
 
 /// Work below which a second thread costs more than it brings, in elementary steps (an addition, a load).
@@ -202,10 +204,15 @@ pub fn sum_rows(rows: &[f32], width: usize) -> Floats {
 /// The sums that [`sum_rows`] takes, for rows that are too few or short to be shared out.
 pub fn column_sums(rows: &[f32], width: usize) -> Vec<f64> {
     let mut sums = vec![0.0; width];
-    for row in rows.chunks_exact(width) {
+    add_rows(rows, &mut sums);
+    sums
+}
+
+#[macerator::with_simd]
+fn add_rows<S: Simd>(rows: &[f32], sums: &mut [f64]) {
+    for row in rows.chunks_exact(sums.len()) {
         sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
     }
-    sums
 }
 
 /// Columns of one chunk of [`sum_rows`].

@@ -17,7 +17,7 @@ use super::{
 /// A tensor whose planes take part, with a factor for each image where it has one (drop path).
 #[derive(Clone, Debug)]
 pub struct Source {
-    tensor: FlexTensor,
+    tensor: Arc<FlexTensor>,
     per_image: Option<Arc<[f32]>>,
 }
 
@@ -67,12 +67,28 @@ struct Ready<'a> {
 impl Source {
     /// All images alike.
     pub fn new(tensor: FlexTensor) -> Self {
-        Self { tensor: readable(tensor), per_image: None }
+        Self::scaled(tensor, None)
     }
 
     /// Each image times its own factor.
     pub fn scaled(tensor: FlexTensor, per_image: Option<Arc<[f32]>>) -> Self {
-        Self { tensor: readable(tensor), per_image }
+        Self { tensor: Arc::new(readable(tensor)), per_image }
+    }
+
+    /// The same tensor, each image times its own factor.
+    pub fn with_factors(&self, per_image: Option<Arc<[f32]>>) -> Self {
+        Self { tensor: self.tensor.clone(), per_image }
+    }
+
+    /// Whether every plane of the other is the one of this at the same place.
+    fn is(&self, other: &Self) -> bool {
+        let place = |source: &Self| {
+            let layout = source.tensor.layout();
+            (source.tensor.storage::<f32>().as_ptr(), layout.start_offset())
+        };
+        let alike = || self.tensor.layout().strides() == other.tensor.layout().strides();
+        let factors = [self, other].iter().all(|source| source.per_image.is_none());
+        factors && place(self) == place(other) && alike()
     }
 
     /// The tensor.
@@ -156,6 +172,31 @@ impl Combination {
         self.sources.extend(other.sources.iter().cloned());
         for (to, from) in self.channels[start..].iter_mut().zip(&other.channels) {
             to.extend(from.iter().map(|term| Term { source: term.source + first, ..*term }));
+        }
+    }
+
+    /// [`Combination::add_all`] where a plane that is there already only gets another factor and offset: it is read once.
+    pub fn merge(&mut self, other: &Combination, start: usize) {
+        let known = self.sources.len();
+        let mut place = |source: &Source| {
+            self.sources[..known].iter().position(|mine| mine.is(source)).unwrap_or_else(|| {
+                self.sources.push(source.clone());
+                self.sources.len() - 1
+            })
+        };
+        let places: Vec<usize> = other.sources.iter().map(&mut place).collect();
+        for (to, from) in self.channels[start..].iter_mut().zip(&other.channels) {
+            for term in from {
+                let source = places[term.source];
+                let same = |mine: &&mut Term| mine.source == source && mine.channel == term.channel;
+                match to.iter_mut().filter(|_| source < known).find(same) {
+                    Some(mine) => {
+                        mine.factor += term.factor;
+                        mine.offset += term.offset;
+                    }
+                    None => to.push(Term { source, ..*term }),
+                }
+            }
         }
     }
 

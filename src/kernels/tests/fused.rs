@@ -116,8 +116,8 @@ fn check_separable(dims: [usize; 4], window: Window, normalised: bool) {
     let dw = back.dw.expect("wanted");
     let mut grads = vec![dx.clone()];
     for unit in &dw {
-        grads.push(unit.depthwise.iter().map(|&v| f64::from(v)).collect());
-        grads.push(unit.pointwise.iter().map(|&v| f64::from(v)).collect());
+        grads.push(numbers(unit.depthwise));
+        grads.push(numbers(unit.pointwise));
     }
     for (i, grad) in grads.iter().enumerate() {
         let scale = grad.iter().fold(1e-3, |a: f64, v| a.max(v.abs()));
@@ -200,6 +200,29 @@ fn parts_of_a_combination_are_its_sources_where_it_has_them_whole() {
         start += part.layout().shape().dims::<4>()[1];
     }
     assert_eq!(numbers(joined.tensor()), numbers(sum.tensor()));
+}
+
+#[test]
+fn what_is_merged_is_read_once_and_adds_up() {
+    let [a, b] = [1, 2].map(|seed| primitive(&random([2, 3, 4, 4], seed)));
+    let sum_of = |sources: &[(&FlexTensor, f32, f32)]| {
+        let mut sum = Combination::zeros([2, 4, 4], 3);
+        for &(source, factor, offset) in sources {
+            sum.add(Source::new(source.clone()), (0..3).map(|c| (c, 2 - c, factor, offset)));
+        }
+        sum
+    };
+    let other = sum_of(&[(&b, 0.5, 1.0), (&a, -2.0, 0.25)]);
+    let (mut merged, mut added) = (sum_of(&[(&a, 3.0, 0.5)]), sum_of(&[(&a, 3.0, 0.5)]));
+    merged.merge(&other, 0);
+    added.add_all(&other, 0);
+    assert_eq!((merged.sources.len(), merged.channels[0].len()), (2, 2));
+    assert_eq!((added.sources.len(), added.channels[0].len()), (3, 3));
+    assert_close("merged", &numbers(merged.tensor()), &numbers(added.tensor()));
+    // Slices at another place are other planes.
+    let mut slices = Combination::whole(a.clone().narrow(1, 0, 2));
+    slices.merge(&Combination::whole(a.narrow(1, 1, 2)), 0);
+    assert_eq!(slices.sources.len(), 2);
 }
 
 #[test]

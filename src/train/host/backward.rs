@@ -112,8 +112,9 @@ impl Back {
     }
 
     pub fn param(&mut self, id: ParamId, g: FlexTensor) {
+        let flat = g.layout().is_contiguous() && g.layout().shape().num_dims() == 1;
         let count = g.layout().num_elements();
-        let g = g.to_contiguous().reshape(burn::tensor::Shape::new([count]));
+        let g = if flat { g } else { g.to_contiguous().reshape(burn::tensor::Shape::new([count])) };
         let slot = &mut self.params[id.index()];
         *slot = Some(match slot.take() {
             Some(sum) => <Flex as burn::backend::ops::FloatTensorOps<Flex>>::float_add(sum, g),
@@ -142,8 +143,8 @@ impl Back {
         let separable::Backward { dx, totals, dw } =
             separable::backward(&record.read, record.lines(), &record.units, &record.weights, &sum, centers, wanted);
         for (layer, grads) in record.layers.iter().zip(dw.into_iter().flatten()) {
-            self.param(layer.depthwise, planes::tensor(grads.depthwise.to_vec(), [grads.depthwise.len()]));
-            self.param(layer.pointwise, planes::tensor(grads.pointwise.to_vec(), [grads.pointwise.len()]));
+            self.param(layer.depthwise, grads.depthwise);
+            self.param(layer.pointwise, grads.pointwise);
         }
         if let Some(dx) = dx {
             let channels = separable::channels_read(&record.units);
@@ -158,6 +159,7 @@ impl Back {
 
     fn mix(&mut self, mix: Mix, g: &Combination) {
         let (g, products, places) = written_with_products(&mix, g);
+        let g = Source::new(g);
         for (part, places) in mix.terms.iter().zip(places) {
             if let Read::Normal(_) | Read::Dense(_) = part.read {
                 self.weights_of(part, &places, &products);
@@ -165,7 +167,7 @@ impl Back {
             if !part.wanted_x {
                 continue;
             }
-            let source = Source::scaled(g.clone(), part.mask.clone());
+            let source = g.with_factors(part.mask.clone());
             let terms = (0..part.len).map(|i| (part.from + i, part.to + i * part.step, part.factor));
             let gradient = self.gradient(part.x, part.dims);
             match part.read {

@@ -56,7 +56,11 @@ impl Gradient {
 
     /// Adds a gradient of some channels, from `start` on.
     pub fn add_all(&mut self, other: &Combination, start: usize) {
-        self.sum.add_all(other, start);
+        // What is counted must not get more of what is not.
+        match self.counted.contains(&true) {
+            true => self.sum.add_all(other, start),
+            false => self.sum.merge(other, start),
+        }
         self.counted.resize(self.sum.sources.len(), false);
     }
 

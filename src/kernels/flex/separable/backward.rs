@@ -1,6 +1,4 @@
 //! The backward pass of separable units.
-use std::collections::BTreeSet;
-
 use burn::backend::flex::FlexTensor;
 
 use super::{
@@ -23,10 +21,10 @@ const CHUNKS: usize = 32;
 /// Gradients of the weights of one unit.
 #[derive(Debug)]
 pub struct UnitGradients {
-    /// `[ins, 1, kH, kW]`.
-    pub depthwise: Floats,
-    /// `[outs, ins, 1, 1]`.
-    pub pointwise: Floats,
+    /// `[ins, 1, kH, kW]`, flat.
+    pub depthwise: FlexTensor,
+    /// `[outs, ins, 1, 1]`, flat.
+    pub pointwise: FlexTensor,
 }
 
 /// What the backward pass of one unit reads besides its [`Job`].
@@ -133,7 +131,7 @@ pub fn backward(
         let sums = sum_rows(&dw, row);
         let of_unit = |back: &Back| {
             let (depthwise, pointwise) = (back.job.weights.depthwise.len(), back.job.weights.pointwise.len());
-            let part = |from: usize, len: usize| sums[from..from + len].iter().copied().collect();
+            let part = |from: usize, len: usize| into_tensor(sums[from..from + len].iter().copied().collect(), [len]);
             UnitGradients { depthwise: part(back.row, depthwise), pointwise: part(back.row + depthwise, pointwise) }
         };
         backs.iter().map(of_unit).collect()
@@ -195,8 +193,10 @@ fn image_of(backs: &[Back], reads: &Reads, gradient: &Planes, image: usize, scra
 
 /// The channels of the input that some unit reads, in order.
 pub fn channels_read(units: &[Unit]) -> Vec<usize> {
-    let channels: BTreeSet<usize> = units.iter().flat_map(|unit| unit.from..unit.from + unit.ins).collect();
-    channels.into_iter().collect()
+    let mut channels: Vec<usize> = units.iter().flat_map(|unit| unit.from..unit.from + unit.ins).collect();
+    channels.sort_unstable();
+    channels.dedup();
+    channels
 }
 
 impl<'a> Back<'a> {
