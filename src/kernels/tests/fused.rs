@@ -116,8 +116,8 @@ fn check_separable(dims: [usize; 4], window: Window, normalised: bool) {
     let dw = back.dw.expect("wanted");
     let mut grads = vec![dx.clone()];
     for unit in &dw {
-        grads.push(numbers(unit.depthwise));
-        grads.push(numbers(unit.pointwise));
+        grads.push(numbers(unit.depthwise.clone()));
+        grads.push(numbers(unit.pointwise.clone()));
     }
     for (i, grad) in grads.iter().enumerate() {
         let scale = grad.iter().fold(1e-3, |a: f64, v| a.max(v.abs()));
