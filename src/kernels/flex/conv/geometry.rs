@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{
     super::{super::Window, kept::Kept},
     columns::Columns,
-    padded::{Padded, map_row},
+    padded::{Padded, move_row},
     positions::{Positions, Taps},
 };
 
@@ -282,7 +282,7 @@ impl Flat {
     #[inline(always)]
     pub fn compact(&self, long: &[f32], plane: &mut [f32]) {
         for (from, to) in long.chunks(self.row).zip(plane.chunks_exact_mut(self.width)) {
-            map_row(&from[..self.width], to, &|v| v);
+            move_row(&from[..self.width], to);
         }
     }
 
@@ -290,7 +290,7 @@ impl Flat {
     #[inline(always)]
     pub fn spread(&self, plane: &[f32], long: &mut [f32]) {
         for (from, to) in plane.chunks_exact(self.width).zip(long.chunks_mut(self.row)) {
-            map_row(from, to, &|v| v);
+            move_row(from, to);
         }
     }
 }

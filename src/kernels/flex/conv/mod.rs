@@ -187,11 +187,13 @@ fn source<'a>(
     let Some(padded) = padded else {
         return from.planes(image, channel, count);
     };
-    for (c, to) in (channel..channel + count).zip(scratch.chunks_exact_mut(padded.plane())) {
-        match relu {
-            true => padded.lay_rectified(from.plane(image, c), to),
-            false => padded.lay(from.plane(image, c), to),
-        }
+    let channels = channel..channel + count;
+    if relu {
+        padded.lay_rectified(channels.map(|c| (from.plane(image, c), [1.0, 0.0])), scratch);
+        return scratch;
+    }
+    for (c, to) in channels.zip(scratch.chunks_exact_mut(padded.plane())) {
+        padded.lay(from.plane(image, c), to);
     }
     scratch
 }

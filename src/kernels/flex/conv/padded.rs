@@ -7,9 +7,13 @@
     clippy::extra_unused_type_parameters,
     reason = "the parameter picks the instructions that a vectorised function is compiled for"
 )]
-use macerator::Simd;
+use macerator::{Scalar, Simd, Vector, WithSimd};
 
-use super::super::{super::Window, memory::Floats, simd::MAX_LANES};
+use super::super::{
+    super::Window,
+    memory::Floats,
+    simd::{MAX_LANES, lanes_for, load, load_unchecked, splat, store, with_lanes},
+};
 
 /// A copy of source planes with their padding, columns sorted by their remainder modulo the stride, so that neighbouring
 /// outputs read neighbouring columns at any stride.
@@ -44,25 +48,7 @@ pub fn place<'a>(padded: Option<Padded>, plane: &'a [f32], scratch: &'a mut [f32
 
 #[macerator::with_simd]
 fn lay<S: Simd>(padded: &Padded, plane: &[f32], scratch: &mut [f32]) {
-    padded.copy(plane, scratch, |v| v);
-}
-
-#[macerator::with_simd]
-fn lay_rectified<S: Simd>(padded: &Padded, plane: &[f32], scratch: &mut [f32]) {
-    padded.copy(plane, scratch, |v| if v <= 0.0 { 0.0 } else { v });
-}
-
-/// A row, eight floats at a time: rows are short, and the loop that a compiler makes for any length is not.
-#[inline(always)]
-pub fn map_row(from: &[f32], to: &mut [f32], map: &impl Fn(f32) -> f32) {
-    // A window with a stride may end before the row does.
-    let len = from.len().min(to.len());
-    let (eights, rest) = from[..len].as_chunks::<8>();
-    let (to_eights, to_rest) = to[..len].as_chunks_mut::<8>();
-    for (from, to) in eights.iter().zip(to_eights) {
-        *to = from.map(map);
-    }
-    rest.iter().zip(to_rest).for_each(|(&from, to)| *to = map(from));
+    padded.copy(plane, scratch);
 }
 
 /// [`Padded::lay`] of planes `from_step` apart, to places `to_step` apart.
@@ -70,9 +56,66 @@ pub fn map_row(from: &[f32], to: &mut [f32], map: &impl Fn(f32) -> f32) {
 pub fn lay_all<S: Simd>(padded: &Padded, planes: &[f32], from_step: usize, scratch: &mut [f32], count: usize) {
     let to_step = padded.plane();
     for i in 0..count {
-        padded.copy(&planes[i * from_step..], &mut scratch[i * to_step..], |v| v);
+        padded.copy(&planes[i * from_step..], &mut scratch[i * to_step..]);
     }
 }
+
+/// [`Padded::lay`] of the positive part of `x * factor + offset`, of planes that come one after the other with their lines.
+struct LayRectified<'p, I>(&'p Padded, I, &'p mut [f32]);
+
+impl<'a, I: Iterator<Item = (&'a [f32], [f32; 2])>> WithSimd for LayRectified<'_, I> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self) {
+        let Self(padded, planes, scratch) = self;
+        for ((plane, line), to) in planes.zip(scratch.chunks_exact_mut(padded.plane())) {
+            padded.copy_rectified::<S>(plane, to, line);
+        }
+    }
+}
+
+/// A row as it is, eight floats at a time: most are short.
+#[inline(always)]
+pub fn move_row(from: &[f32], to: &mut [f32]) {
+    // A window with a stride may end before the row does.
+    let len = from.len().min(to.len());
+    if len > ROW {
+        return to[..len].copy_from_slice(&from[..len]);
+    }
+    let (eights, rest) = from[..len].as_chunks::<8>();
+    let (to_eights, to_rest) = to[..len].as_chunks_mut::<8>();
+    eights.iter().zip(to_eights).for_each(|(from, to)| *to = *from);
+    rest.iter().zip(to_rest).for_each(|(from, to)| *to = *from);
+}
+
+/// The positive part of `x * factor + offset` along a row. Vectors written out, and no closures: what a compiler makes of a row
+/// of floats takes several times as long, and what it does not inline goes through memory.
+#[inline(always)]
+fn rectify_row<S: Simd>(from: &[f32], to: &mut [f32], factor: Vector<S, f32>, offset: Vector<S, f32>) {
+    let (lanes, zero) = (f32::lanes::<S>(), splat::<S>(0.0));
+    let len = from.len().min(to.len());
+    let (from, to) = (&from[..len], &mut to[..len]);
+    if len < lanes {
+        let mut whole = [0.0; MAX_LANES];
+        move_row(from, &mut whole);
+        let x = load::<S>(&whole, 0).mul_add(factor, offset);
+        store::<S>(&mut whole, 0, x.le(zero).select(zero, x));
+        return move_row(&whole[..len], to);
+    }
+    let mut at = 0;
+    while at < len {
+        // The last vector moves back over its neighbour.
+        let here = at.min(len - lanes);
+        // SAFETY: a whole vector from `here` ends with the row at the latest.
+        let x = unsafe { load_unchecked::<S>(from, here) }.mul_add(factor, offset);
+        store::<S>(to, here, x.le(zero).select(zero, x));
+        at += lanes;
+    }
+}
+
+/// Floats of the longest row that is not moved by the system's own copy, or mapped on the stack.
+const ROW: usize = 256;
 
 impl Padded {
     /// What all of some windows read, which have one stride: one copy serves them.
@@ -118,52 +161,86 @@ impl Padded {
         lay(self, plane, scratch);
     }
 
-    /// [`Padded::lay`] behind a ReLU.
-    pub fn lay_rectified(&self, plane: &[f32], scratch: &mut [f32]) {
-        lay_rectified(self, plane, scratch);
+    /// [`Padded::lay`] of planes, one after the other, each the positive part of `x * factor + offset`.
+    pub fn lay_rectified<'a>(&self, planes: impl Iterator<Item = (&'a [f32], [f32; 2])>, scratch: &mut [f32]) {
+        with_lanes(lanes_for(self.size[1]), LayRectified(self, planes, scratch));
     }
 
-    /// [`Padded::lay`] for a vectorised function, each value through `map`.
+    /// [`Padded::lay`] for a vectorised function.
     #[inline(always)]
-    pub fn copy(&self, plane: &[f32], scratch: &mut [f32], map: impl Fn(f32) -> f32) {
+    fn copy(&self, plane: &[f32], scratch: &mut [f32]) {
         let [height, width] = self.size;
-        if self.phases == 1 && self.width == width && self.rows == height {
-            // Nothing lies between the rows.
-            return map_row(&plane[..height * width], scratch, &map);
+        if self.touches() {
+            return move_row(&plane[..height * width], scratch);
         }
         let rows = scratch[..self.rows * self.row()].chunks_exact_mut(self.row()).skip(self.top);
         for (from, to) in plane[..height * width].chunks_exact(width).zip(rows) {
             match self.phases {
-                1 => map_row(from, &mut to[self.left..], &map),
-                2 => self.copy_halves(from, to, &map),
-                _ => self.copy_phases(from, to, &map),
+                1 => move_row(from, &mut to[self.left..]),
+                _ => self.sort(from, to),
             }
         }
     }
 
+    /// The same of the positive part of `x * factor + offset`.
+    #[inline(always)]
+    fn copy_rectified<S: Simd>(&self, plane: &[f32], scratch: &mut [f32], [factor, offset]: [f32; 2]) {
+        let (factor, offset) = (splat::<S>(factor), splat::<S>(offset));
+        let [height, width] = self.size;
+        if self.touches() {
+            return rectify_row::<S>(&plane[..height * width], scratch, factor, offset);
+        }
+        let (mut short, mut long) = ([0.0; ROW], Vec::new());
+        if self.phases > 1 && width > ROW {
+            long.resize(width, 0.0);
+        }
+        let rows = scratch[..self.rows * self.row()].chunks_exact_mut(self.row()).skip(self.top);
+        for (from, to) in plane[..height * width].chunks_exact(width).zip(rows) {
+            if self.phases == 1 {
+                rectify_row::<S>(from, &mut to[self.left..], factor, offset);
+                continue;
+            }
+            let rectified = if width > ROW { &mut long[..] } else { &mut short[..width] };
+            rectify_row::<S>(from, rectified, factor, offset);
+            self.sort(rectified, to);
+        }
+    }
+
+    /// Whether nothing lies between the rows.
+    #[inline(always)]
+    fn touches(&self) -> bool {
+        self.phases == 1 && [self.rows, self.width] == self.size
+    }
+
+    /// A row by the remainders of its columns.
+    #[inline(always)]
+    fn sort(&self, from: &[f32], to: &mut [f32]) {
+        if self.phases == 2 { self.copy_halves(from, to) } else { self.copy_phases(from, to) }
+    }
+
     /// Even columns of the image to one phase, odd ones to the other.
     #[inline(always)]
-    fn copy_halves(&self, from: &[f32], to: &mut [f32], map: &impl Fn(f32) -> f32) {
+    fn copy_halves(&self, from: &[f32], to: &mut [f32]) {
         let (pairs, last) = from.as_chunks::<2>();
         let (first, second) = to.split_at_mut(self.width);
         let (even, odd) = if self.left.is_multiple_of(2) { (first, second) } else { (second, first) };
         let even = even.get_mut(self.left / 2..).unwrap_or_default();
         let odd = odd.get_mut(self.left.div_ceil(2)..).unwrap_or_default();
-        even.iter_mut().zip(pairs).for_each(|(to, pair)| *to = map(pair[0]));
-        odd.iter_mut().zip(pairs).for_each(|(to, pair)| *to = map(pair[1]));
+        even.iter_mut().zip(pairs).for_each(|(to, pair)| *to = pair[0]);
+        odd.iter_mut().zip(pairs).for_each(|(to, pair)| *to = pair[1]);
         if let (Some(to), [last]) = (even.get_mut(pairs.len()), last) {
-            *to = map(*last);
+            *to = *last;
         }
     }
 
     /// Column `q * phases + phase - left` of the image goes to place q of its phase.
     #[inline(always)]
-    fn copy_phases(&self, from: &[f32], to: &mut [f32], map: &impl Fn(f32) -> f32) {
+    fn copy_phases(&self, from: &[f32], to: &mut [f32]) {
         for (phase, to) in to.chunks_exact_mut(self.width).enumerate() {
             let skip = self.left.saturating_sub(phase).div_ceil(self.phases);
             let first = skip * self.phases + phase - self.left;
             let from = from.get(first..).unwrap_or_default().iter().step_by(self.phases);
-            to.iter_mut().skip(skip).zip(from).for_each(|(to, &from)| *to = map(from));
+            to.iter_mut().skip(skip).zip(from).for_each(|(to, &from)| *to = from);
         }
     }
 }
