@@ -11,7 +11,7 @@ use macerator::{Simd, Vector};
 
 use super::{
     buffer::{View, fill_planes, into_tensor, readable},
-    simd::{Ahead, map_ahead, splat, update_ahead},
+    simd::{Ahead, groups_ahead, map_ahead, splat, update_ahead},
 };
 
 /// A tensor whose planes take part, with a factor for each image where it has one (drop path).
@@ -47,6 +47,7 @@ pub struct Combination {
 
 /// A [`Combination`] ready to be read.
 pub struct Planes<'a> {
+    images: usize,
     terms: Vec<Ready<'a>>,
     /// Where the terms of each channel begin, and their end.
     starts: Vec<usize>,
@@ -234,7 +235,7 @@ impl Combination {
             }));
         }
         starts.push(terms.len());
-        Planes { terms, starts }
+        Planes { images: self.size[0], terms, starts }
     }
 }
 
@@ -253,21 +254,16 @@ impl<'p> Planes<'p> {
         self.starts.len() - 1
     }
 
-    /// Writes the plane of one channel of one image; `next` is the one after it.
+    /// Writes the plane of one channel of one image; `cursor` is on what is to be asked for meanwhile.
     #[inline(always)]
-    fn plane<S: Simd>(&self, [image, channel]: [usize; 2], next: Option<[usize; 2]>, out: &mut [f32]) {
+    fn plane<S: Simd>(&self, [image, channel]: [usize; 2], cursor: &mut Cursor, out: &mut [f32]) {
         let (first, fours) = self.groups(channel);
         let constant =
             splat::<S>(self.terms(channel).iter().map(|term| term.offset * term.of_image(image)).sum::<f32>());
         let pixels = out.len();
         let read = |term: &Ready<'p>| term.plane(image, pixels);
         let factor = |term: &Ready<'p>| splat::<S>(term.factor * term.of_image(image));
-        let behind = match next {
-            Some([image, channel]) => soon(self.groups(channel).0, image, pixels),
-            None => [&[][..]; 4],
-        };
-        let ahead = |i: usize| fours.get(i).map_or(behind, |four| soon(four, image, pixels));
-        let ahead_of_first = ahead(0);
+        let ahead_of_first = cursor.next(self, pixels);
         match first {
             [] => out.fill(0.0),
             [a] => {
@@ -294,12 +290,12 @@ impl<'p> Planes<'p> {
                 });
             }
         }
-        for (i, four) in fours.iter().enumerate() {
+        for four in fours {
             // One by one: what maps an array of vectors is not inlined.
             let [a, b, c, d] = four;
             let (fa, fb, fc, fd) = (factor(a), factor(b), factor(c), factor(d));
             let planes = [read(a), read(b), read(c), read(d)];
-            update_ahead(planes, ahead(i + 1), out, |[a, b, c, d]: [Vector<S, f32>; 4], y| {
+            update_ahead(planes, cursor.next(self, pixels), out, |[a, b, c, d]: [Vector<S, f32>; 4], y| {
                 y + (fb.mul_add(b, fa * a) + fd.mul_add(d, fc * c))
             });
         }
@@ -314,6 +310,44 @@ impl<'p> Planes<'p> {
         let terms = self.terms(channel);
         let (first, rest) = terms.split_at(terms.len().min((terms.len() + 3) % 4 + 1));
         (first, rest.as_chunks().0)
+    }
+}
+
+/// A group of terms of a channel of an image, some groups ahead of the one that is read now.
+struct Cursor {
+    image: usize,
+    channel: usize,
+    group: usize,
+}
+
+impl Cursor {
+    /// Ahead of the first group of a plane, as many as it takes for what is asked for to arrive.
+    #[inline(always)]
+    fn before<'p>(planes: &Planes<'p>, [image, channel]: [usize; 2], pixels: usize) -> Self {
+        let mut cursor = Self { image, channel, group: 0 };
+        for _ in 0..groups_ahead(pixels) {
+            cursor.next(planes, pixels);
+        }
+        cursor
+    }
+
+    /// The planes of its group, which it leaves for the next one; none behind the last image.
+    #[inline(always)]
+    fn next<'p>(&mut self, planes: &Planes<'p>, pixels: usize) -> Ahead<'p, 4> {
+        if self.image >= planes.images {
+            return [&[][..]; 4];
+        }
+        let (first, fours) = planes.groups(self.channel);
+        let terms = if self.group == 0 { first } else { &fours[self.group - 1][..] };
+        let group = soon(terms, self.image, pixels);
+        self.group += 1;
+        if self.group > fours.len() {
+            (self.group, self.channel) = (0, self.channel + 1);
+            if self.channel == planes.channels() {
+                (self.channel, self.image) = (0, self.image + 1);
+            }
+        }
+        group
     }
 }
 
@@ -344,9 +378,9 @@ fn write<'a, S: Simd>(combination: &Planes<'a>, range: Range<usize>, out: &mut [
     let channels = combination.channels();
     let pixels = out.len() / range.len();
     let place = |plane: usize| [plane / channels, plane % channels];
-    let end = range.end;
+    let mut cursor = Cursor::before(combination, place(range.start), pixels);
     for (plane, out) in range.zip(out.chunks_exact_mut(pixels)) {
-        combination.plane::<S>(place(plane), (plane + 1 < end).then(|| place(plane + 1)), out);
+        combination.plane::<S>(place(plane), &mut cursor, out);
     }
 }
 
@@ -359,9 +393,8 @@ fn write_channels<'a, S: Simd>(
     stride: usize,
     out: &mut [f32],
 ) {
-    let end = channels.end;
+    let mut cursor = Cursor::before(combination, [image, channels.start], pixels);
     for (channel, out) in channels.zip(out.chunks_exact_mut(stride)) {
-        let next = (channel + 1 < end).then_some([image, channel + 1]);
-        combination.plane::<S>([image, channel], next, &mut out[..pixels]);
+        combination.plane::<S>([image, channel], &mut cursor, &mut out[..pixels]);
     }
 }

@@ -98,15 +98,22 @@ pub fn splat<S: Simd>(value: f32) -> Vector<S, f32> {
 /// reads inside of a page of memory and not which plane comes next, so that each would begin with a wait.
 pub type Ahead<'a, const A: usize> = [&'a [f32]; A];
 
-/// Asks for the cache lines at `at` in each slice.
+/// How many groups of planes of so many pixels ahead of what is read now to ask for: small ones are read before they could come
+/// from memory.
+#[inline(always)]
+pub fn groups_ahead(pixels: usize) -> usize {
+    (2048 / pixels.max(1)).clamp(1, 32)
+}
+
+/// Asks for the cache lines at `at` in each slice, as far as the second-level cache: there is more than the first one holds.
 #[inline(always)]
 pub fn fetch<const A: usize>(ahead: Ahead<A>, at: usize) {
     for slice in ahead {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: every x86-64 machine has the instruction, which reads nothing and may be given any address.
         unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().wrapping_add(at).cast());
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(slice.as_ptr().wrapping_add(at).cast());
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = (slice, at);
