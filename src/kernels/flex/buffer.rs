@@ -208,6 +208,10 @@ pub fn column_sums(rows: &[f32], width: usize) -> Vec<f64> {
     sums
 }
 
+#[allow(
+    clippy::extra_unused_type_parameters,
+    reason = "the parameter picks the instructions that a vectorised function is compiled for"
+)]
 #[macerator::with_simd]
 fn add_rows<S: Simd>(rows: &[f32], sums: &mut [f64]) {
     for row in rows.chunks_exact(sums.len()) {

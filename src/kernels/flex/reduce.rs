@@ -159,9 +159,7 @@ mod tests {
         fn with_simd<S: Simd>(self) -> [f32; N] {
             let lanes = f32::lanes::<S>();
             let mut vectors = [0.0f32.splat::<S>(); N];
-            for i in 0..N {
-                vectors[i] = load::<S>(self.0, i * lanes);
-            }
+            vectors.iter_mut().enumerate().for_each(|(i, vector)| *vector = load::<S>(self.0, i * lanes));
             lane_sums(&vectors)
         }
     }

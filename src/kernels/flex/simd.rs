@@ -102,7 +102,7 @@ pub type Ahead<'a, const A: usize> = [&'a [f32]; A];
 /// from memory.
 #[inline(always)]
 pub fn groups_ahead(pixels: usize) -> usize {
-    (2048 / pixels.max(1)).clamp(1, 32)
+    (4096 / pixels.max(1)).clamp(1, 32)
 }
 
 /// Asks for the cache lines at `at` in each slice, as far as the second-level cache: there is more than the first one holds.
@@ -117,6 +117,14 @@ pub fn fetch<const A: usize>(ahead: Ahead<A>, at: usize) {
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = (slice, at);
+    }
+}
+
+/// Asks for all of a plane.
+#[inline(always)]
+pub fn fetch_plane(plane: &[f32]) {
+    for at in (0..plane.len()).step_by(MAX_LANES) {
+        fetch([plane], at);
     }
 }
 

@@ -190,16 +190,19 @@ impl Padded {
         if self.touches() {
             return rectify_row::<S>(&plane[..height * width], scratch, factor, offset);
         }
+        let rows = scratch[..self.rows * self.row()].chunks_exact_mut(self.row()).skip(self.top);
+        let rows = plane[..height * width].chunks_exact(width).zip(rows);
+        if self.phases == 1 {
+            for (from, to) in rows {
+                rectify_row::<S>(from, &mut to[self.left..], factor, offset);
+            }
+            return;
+        }
         let (mut short, mut long) = ([0.0; ROW], Vec::new());
-        if self.phases > 1 && width > ROW {
+        if width > ROW {
             long.resize(width, 0.0);
         }
-        let rows = scratch[..self.rows * self.row()].chunks_exact_mut(self.row()).skip(self.top);
-        for (from, to) in plane[..height * width].chunks_exact(width).zip(rows) {
-            if self.phases == 1 {
-                rectify_row::<S>(from, &mut to[self.left..], factor, offset);
-                continue;
-            }
+        for (from, to) in rows {
             let rectified = if width > ROW { &mut long[..] } else { &mut short[..width] };
             rectify_row::<S>(from, rectified, factor, offset);
             self.sort(rectified, to);

@@ -7,7 +7,7 @@ use super::{
         combine::{Combination, Planes},
         conv::{positions::Taps, tiles},
         memory::Floats,
-        simd::{MAX_LANES, behind_relu, behind_relu_product},
+        simd::{MAX_LANES, behind_relu, behind_relu_product, fetch_plane},
     },
     Job, Lines, Unit, UnitWeights,
     depthwise::{self, Steps},
@@ -182,6 +182,9 @@ fn image_of(backs: &[Back], reads: &Reads, gradient: &Planes, image: usize, scra
     let pixels = x.pixels();
     for (i, (&channel, dx)) in channels.iter().zip(dx.chunks_exact_mut(pixels)).enumerate() {
         let (plane, line) = (x.plane(image, channel), Lines::at(lines, channel));
+        if let Some(&next) = channels.get(i + 1) {
+            fetch_plane(x.plane(image, next));
+        }
         match (totals.is_empty(), centers) {
             (false, Some(centers)) => {
                 totals[2 * i..2 * i + 2].copy_from_slice(&behind_relu_product(plane, line, dx, centers[channel]));
