@@ -4,7 +4,7 @@
 //! `forward`, each gradient lives here as long as in `backward`; parameters, the loader and scratch of the threads are not in it.
 use std::{cell::Cell, rc::Rc};
 
-use super::graph::{last_uses, lazily_read};
+use super::graph::{last_uses, lazily_read, read_in_parts};
 use crate::ir::{Graph, MixTerm, Node, Op, ValueId};
 
 /// The most bytes an image that a training pass takes, forward and backward. `weights`: whether gradients of the parameters
@@ -15,20 +15,21 @@ pub fn bytes_per_image(graph: &Graph, weights: bool) -> u64 {
         graph,
         weights,
         meter: meter.clone(),
-        values: vec![None; graph.values.len()],
+        values: vec![Vec::new(); graph.values.len()],
         needs: vec![false; graph.values.len()],
         lazy: lazily_read(graph),
+        joined: read_in_parts(graph),
         records: Vec::new(),
     };
     for &input in &graph.inputs {
         let image = graph.shape(input).chw().is_some();
-        walk.values[input.index()] = Some(walk.block(input));
+        walk.values[input.index()] = vec![walk.block(input)];
         walk.needs[input.index()] = !image && !weights;
     }
     let last_use = last_uses(graph);
     for (i, node) in graph.nodes.iter().enumerate() {
         walk.node(node);
-        node.inputs.iter().filter(|v| last_use[v.index()] == i).for_each(|v| walk.values[v.index()] = None);
+        node.inputs.iter().filter(|v| last_use[v.index()] == i).for_each(|v| walk.values[v.index()].clear());
     }
     walk.back();
     meter.get().most
@@ -75,9 +76,11 @@ struct Walk<'a> {
     graph: &'a Graph,
     weights: bool,
     meter: Rc<Cell<Meter>>,
-    values: Vec<Option<Block>>,
+    /// What each value lies in.
+    values: Vec<Vec<Block>>,
     needs: Vec<bool>,
     lazy: Vec<bool>,
+    joined: Vec<bool>,
     records: Vec<Record>,
 }
 
@@ -98,7 +101,7 @@ impl Walk<'_> {
 
     /// Where a value lies; every value that is read has been made.
     fn at(&self, value: ValueId) -> Vec<Block> {
-        self.values[value.index()].iter().cloned().collect()
+        self.values[value.index()].clone()
     }
 
     fn node(&mut self, node: &Node) {
@@ -117,7 +120,7 @@ impl Walk<'_> {
             }
             Op::Linear { .. } => (self.block(output), self.at(x), Way::New { whole: true, input }),
             Op::BatchNorm { .. } if self.lazy[output.index()] => {
-                let Some(block) = self.values[x.index()].clone() else { return };
+                let Some(block) = self.values[x.index()].first().cloned() else { return };
                 (block.clone(), vec![block], Way::Through(x))
             }
             Op::BatchNorm { scale, shift, .. } => {
@@ -139,10 +142,10 @@ impl Walk<'_> {
                 (self.block(output), Vec::new(), Way::New { whole: true, input })
             }
             Op::Flatten { .. } => {
-                let Some(block) = self.values[x.index()].clone() else { return };
+                let Some(block) = self.values[x.index()].first().cloned() else { return };
                 (block, Vec::new(), Way::Through(x))
             }
-            Op::Slice { ranges } => match (ranges.as_slice(), self.values[x.index()].clone()) {
+            Op::Slice { ranges } => match (ranges.as_slice(), self.values[x.index()].first().cloned()) {
                 ([range], Some(block)) if range.axis == 1 => (block, Vec::new(), Way::Through(x)),
                 _ => (self.block(output), Vec::new(), Way::New { whole: true, input }),
             },
@@ -151,19 +154,42 @@ impl Walk<'_> {
                 kept.push(block.clone());
                 (block, kept, Way::New { whole: false, input })
             }
-            Op::Mix { terms, .. } => self.sum(node, terms),
+            Op::Mix { terms, .. } => {
+                let (kept, way) = self.sum(node, terms);
+                let (parts, rest) = self.parts(node, terms);
+                self.values[output.index()] = parts;
+                (self.held(rest), kept, way)
+            }
             Op::Add | Op::Concat { .. } | Op::WeightedSum { .. } | Op::ChannelShuffle { .. } | Op::DropPath => {
-                self.sum(node, &[])
+                let (kept, way) = self.sum(node, &[]);
+                (self.block(output), kept, way)
             }
         };
-        self.values[output.index()] = Some(block);
+        self.values[output.index()].push(block);
         self.needs[output.index()] = needs;
         if needs {
             self.records.push(Record { output, kept, way });
         }
     }
 
-    fn sum(&self, node: &Node, terms: &[MixTerm]) -> (Block, Vec<Block>, Way) {
+    /// The inputs that are a part of a sum as they are, where its readers find them there, and the bytes of what is written.
+    fn parts(&self, node: &Node, terms: &[MixTerm]) -> (Vec<Block>, u64) {
+        let (mut parts, mut rest) = (Vec::new(), self.bytes(node.output));
+        for term in terms.iter().filter(|_| self.joined[node.output.index()]) {
+            let x = node.inputs[term.input];
+            let whole = self.graph.shape(x).dim(1) == Some(term.len) && (term.step, term.from) == (1, 0);
+            let plain = term.weights.is_empty() && !term.drop_path && !(self.lazy[x.index()] && self.normalised(x));
+            let channels = |term: &MixTerm| term.to..term.to + term.len;
+            let alone = terms.iter().filter(|other| channels(other).contains(&term.to)).count() == 1;
+            if whole && plain && alone {
+                parts.extend(self.at(x));
+                rest -= self.bytes(x);
+            }
+        }
+        (parts, rest)
+    }
+
+    fn sum(&self, node: &Node, terms: &[MixTerm]) -> (Vec<Block>, Way) {
         let wanted = |v: &ValueId| self.needs[v.index()];
         // A normalised value is read once more for the gradient of what was normalised, any value for that of its weight.
         let weighted =
@@ -172,7 +198,7 @@ impl Walk<'_> {
         let images = node.inputs.iter().enumerate().filter(|(_, v)| self.graph.shape(**v).chw().is_some());
         let kept = images.clone().filter(|(i, v)| reads(*i, **v)).flat_map(|(_, v)| self.at(*v)).collect();
         let inputs = images.map(|(_, v)| *v).filter(wanted).collect();
-        (self.block(node.output), kept, Way::Shared(inputs))
+        (kept, Way::Shared(inputs))
     }
 
     /// Whether a batch norm made the value.

@@ -21,7 +21,7 @@ use super::{
     input::Input,
     inputs,
     padded::{Padded, scratch},
-    source, tiles,
+    source, sums, tiles,
 };
 
 /// Gradients of x, w and bias where wanted.
@@ -202,7 +202,7 @@ fn backward_chunk(job: &Job, at: Start, groups: usize, scratch: &mut Scratch, dx
                 Gradient::Sum(_, stride) => (&*scratch.g, *stride),
             };
             let dw = &mut dw[i * weights..(i + 1) * weights];
-            tiles::weights(source, &forth.taps, &forth.positions, gradient, plane, dw);
+            sums::weights(source, &forth.taps, &forth.positions, gradient, plane, dw);
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod geometry;
 mod input;
 pub mod padded;
 pub mod positions;
+pub mod sums;
 pub mod tiles;
 
 use std::sync::Arc;

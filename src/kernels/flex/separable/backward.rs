@@ -5,7 +5,7 @@ use super::{
     super::{
         buffer::{Part, View, column_sums, fill, into_tensor, sum_rows},
         combine::{Combination, Planes},
-        conv::{positions::Taps, tiles},
+        conv::{positions::Taps, sums, tiles},
         memory::Floats,
         simd::{MAX_LANES, behind_relu, behind_relu_product, fetch_plane},
     },
@@ -169,7 +169,7 @@ fn image_of(backs: &[Back], reads: &Reads, gradient: &Planes, image: usize, scra
             let dw = &mut dw[back.row..];
             let (of_depthwise, dw) = dw.split_at_mut(job.weights.depthwise.len());
             let of_pointwise = &mut dw[..job.weights.pointwise.len()];
-            tiles::weights(&scratch.between, &job.taps, &job.depthwise.pixels, &scratch.dz, stride, of_pointwise);
+            sums::weights(&scratch.between, &job.taps, &job.depthwise.pixels, &scratch.dz, stride, of_pointwise);
             let steps = Steps { source: source.step(), target: stride };
             job.depthwise.weights(source.planes(), steps, depthwise, of_depthwise);
         }

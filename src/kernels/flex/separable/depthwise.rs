@@ -17,7 +17,7 @@ use super::super::{
         geometry::{Backward, Class, Flat, Forward},
         padded::{Padded, lay_all, scratch},
         positions::{Positions, Taps},
-        tiles,
+        sums, tiles,
     },
     kept::Kept,
     memory::Floats,
@@ -294,7 +294,7 @@ impl WithSimd for Work<'_> {
                 columns::weights_each::<S>(columns, source, from, g, to, sums);
             }
             Self::TileWeights(taps, positions, [source, g], [from, to], sums) => {
-                tiles::weights_each::<S>(source, from, taps, positions, g, to, sums);
+                sums::weights_each::<S>(source, from, taps, positions, g, to, sums);
             }
         }
     }
