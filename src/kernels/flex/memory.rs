@@ -216,6 +216,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_streamed_is_there_for_another_thread_whatever_its_place_and_length() {
+        for (start, len) in [(0, 64), (0, 63), (1, 64), (3, 5), (0, 0), (16, 4096)] {
+            let values: Vec<f32> = (0..len).map(|i| i as f32 + 0.5).collect();
+            let mut floats = Floats::filled(start + len + 1, -1.0);
+            std::thread::scope(|scope| {
+                let (floats, values) = (&mut floats, &values);
+                scope.spawn(move || {
+                    stream(values, &mut floats[start..start + len]);
+                    streamed();
+                });
+            });
+            assert_eq!(floats[start..start + len], values[..], "{len} floats from {start}");
+            assert!(floats[..start].iter().chain(&floats[start + len..]).all(|&v| v == -1.0), "nothing beside them");
+        }
+    }
+
+    #[test]
     fn burn_reads_writes_and_drops_a_buffer() {
         let values: Vec<f32> = (0..2 * WORTHWHILE).map(|i| i as f32).collect();
         let mut bytes = values.iter().copied().collect::<Floats>().into_bytes();

@@ -1,8 +1,8 @@
 //! The kernels on burn's CPU back end.
 //!
 //! Takes and gives CPU tensors (f32); routes each operation to its kernel: [`conv`] every convolution, [`norm`] batch
-//! normalisation, [`max_pool`] and [`avg_pool`], [`pixels`] the rest. [`buffer`], [`memory`] and [`simd`] are what they stand
-//! on. The few shapes the kernels are not made for go to the portable bodies.
+//! normalisation, [`max_pool`] and [`avg_pool`], [`pixels`] the rest. [`buffer`], [`memory`], [`team`], [`simd`], [`reduce`] and
+//! [`kept`] are what they stand on. The few shapes the kernels are not made for go to the portable bodies.
 mod arena;
 mod avg_pool;
 pub mod buffer;

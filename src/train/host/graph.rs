@@ -135,6 +135,26 @@ mod tests {
     use crate::ir::{Builder, Init, Role, Shape};
 
     #[test]
+    fn what_only_convolutions_of_pixels_read_may_lie_in_parts() {
+        let mut b = Builder::new("test");
+        let [x, y, z] = ["x", "y", "z"].map(|name| b.input(name, Shape::image(4, 8, 8)));
+        let mut conv = |from: ValueId, kernel: usize, stride: usize| {
+            let (name, window) = (format!("{}-{kernel}-{stride}", from.index()), Window::valid(kernel, stride));
+            let weight = b.param(name.clone(), None, &[4, 4, kernel, kernel], Role::Weight, Init::Constant(1.0));
+            b.node(&name, Op::conv(weight, None, window, 1), &[from]).unwrap()
+        };
+        let first = conv(x, 1, 1);
+        conv(first, 1, 1);
+        let last = conv(first, 1, 1);
+        conv(y, 1, 1);
+        conv(y, 3, 1);
+        conv(z, 1, 2);
+        b.output("last", last);
+        let parts = read_in_parts(&b.finish());
+        assert_eq!([x, first, y, z, last].map(|v| parts[v.index()]), [true, true, false, false, false]);
+    }
+
+    #[test]
     fn convolutions_of_one_value_through_one_window_are_made_together() {
         let mut b = Builder::new("test");
         let x = b.input("input", Shape::image(6, 8, 8));

@@ -5,7 +5,7 @@ use macerator::{Simd, Vector};
 
 use super::super::simd::{Ahead, groups_ahead, map_ahead, splat, update_ahead};
 
-/// A [`Combination`] ready to be read.
+/// A [`Combination`](super::Combination) ready to be read.
 pub struct Planes<'a> {
     pub(super) images: usize,
     pub(super) terms: Vec<Ready<'a>>,
@@ -13,7 +13,7 @@ pub struct Planes<'a> {
     pub(super) starts: Vec<usize>,
 }
 
-/// A [`Term`] with the planes that it names.
+/// A [`Term`](super::Term) with the planes that it names.
 #[derive(Clone, Copy)]
 pub struct Ready<'a> {
     /// From the plane of the first image on.

@@ -72,7 +72,7 @@ pub fn weights<S: Simd>(
 /// Gradients of the weights of `C` channels, a few taps at a time so that their sums fit the registers.
 ///
 /// # Safety
-/// As for [`strip_of`], and every target position plus a vector lies in each of the `C` planes of `gradient`.
+/// Every position plus every offset plus a vector lies in `source`, and every target position plus a vector lies in each of the `C` planes of `gradient`.
 #[inline(always)]
 unsafe fn tap_tiles<S: Simd, const C: usize>(
     source: &[f32],
