@@ -1,7 +1,7 @@
 //! Sums over the lanes of many vectors at once.
 //!
 //! One vector alone takes a step for each halving, in which most lanes idle; where many are to be summed, each step takes two
-//! of them together. Gradients of weights end in such sums: over few pixels they took longer than what they sum.
+//! of them together. Gradients of weights end in such sums, which over few pixels are most of their instructions.
 use macerator::{Scalar, Simd, Vector};
 
 use super::simd::MAX_LANES;

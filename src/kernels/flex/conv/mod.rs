@@ -84,7 +84,7 @@ pub fn forward(
     forward_of(&[readable(x)], w, bias, window, groups, relu)
 }
 
-/// [`forward`] of the channels of readable tensors one after the other.
+/// [`forward`] of the channels of tensors that [`readable`] has seen, one after the other.
 pub fn forward_of(
     tensors: &[FlexTensor],
     w: FlexTensor,

@@ -89,8 +89,8 @@ pub fn move_row(from: &[f32], to: &mut [f32]) {
     rest.iter().zip(to_rest).for_each(|(from, to)| *to = *from);
 }
 
-/// The positive part of `x * factor + offset` along a row. Vectors written out, and no closures: what a compiler makes of a row
-/// of floats takes several times as long, and what it does not inline goes through memory.
+/// The positive part of `x * factor + offset` along a row. Vectors written out, since a compiler shuffles floats between several
+/// of them, and no closures: what is not inlined goes through memory, and took two fifths more of a whole search step.
 #[inline(always)]
 fn rectify_row<S: Simd>(from: &[f32], to: &mut [f32], factor: Vector<S, f32>, offset: Vector<S, f32>) {
     let (lanes, zero) = (f32::lanes::<S>(), splat::<S>(0.0));
