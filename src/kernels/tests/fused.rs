@@ -13,7 +13,7 @@ use super::{
             products::{Factor, products, tensor_and_products},
             separable::{self, Lines, Unit, UnitWeights, channels_read},
         },
-        ops::{KernelGrads, Wanted},
+        ops::{KernelGrads, KernelOps, Wanted},
     },
     assert_close, central_difference, random,
     reference::{self, Image},
@@ -165,10 +165,17 @@ fn a_convolution_of_pixels_reads_its_gradient_as_if_it_were_written() {
             let alone = convolve_joined(vec![x.clone()], weight.clone(), relu);
             assert_eq!(numbers(joined), numbers(alone), "{ins} to {outs}, {h}x{w}, relu {relu}");
             let got = convolve_joined_grads(parts, weight.clone(), &sum, relu, wanted);
-            let want = match relu {
-                true => convolve_rectified_grads(x.clone(), weight.clone(), sum.tensor(), window, 1, wanted),
-                false => Flex::convolve_grads(x.clone(), weight.clone(), sum.tensor(), window, 1, wanted),
-            };
+            let rectified = if relu { Flex::rectify(x.clone()) } else { x.clone() };
+            let mut want = Flex::convolve_grads(rectified.clone(), weight.clone(), sum.tensor(), window, 1, wanted);
+            if relu {
+                // The ReLU by itself is the judge of the one that is taken as the convolution writes.
+                want.x = want.x.map(|dx| Flex::rectify_grad(rectified, dx));
+                let written = convolve_rectified_grads(x.clone(), weight.clone(), sum.tensor(), window, 1, wanted);
+                for (written, want) in [(&written.x, &want.x), (&written.w, &want.w)] {
+                    let [written, want] = [written, want].map(|grad| numbers(grad.clone().expect("wanted")));
+                    assert_close(&format!("{ins} to {outs}, {h}x{w}, gradient written"), &written, &want);
+                }
+            }
             for (got, want) in [(got.x, want.x), (got.w, want.w)] {
                 let [got, want] = [got, want].map(|grad| numbers(grad.expect("wanted")));
                 assert_close(&format!("{ins} to {outs}, {h}x{w}, relu {relu}"), &got, &want);
